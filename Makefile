@@ -1,0 +1,32 @@
+# make setup | run | lab | test | bench; see README.md
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOKS := $(sort $(wildcard 0*.ipynb))
+
+.PHONY: setup run lab test bench clean
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, %s was found: set PYTHON=..." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --constraint constraints.txt --editable '.[notebooks,test]'
+	touch $@
+
+run: setup
+	$(BIN)/python -m helpers run $(NOTEBOOK) $(if $(PROFILE),--profile $(PROFILE))
+
+lab: setup
+	$(BIN)/jupyter lab
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests
+	PROFILE=smoke DATASET=digits $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
+	  --nbval-kernel-startup-timeout 120 --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS)
+
+bench: setup
+	$(BIN)/python tests/bench.py
+
+clean:
+	rm -rf .venv runs

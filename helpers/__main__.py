@@ -1,0 +1,160 @@
+"""python -m helpers: train, evaluate, sample and list models; run the notebooks."""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from helpers import UserError, data, metrics, plots, training
+
+
+def run_folder(model, dataset, profile, seed) -> Path:
+    return Path("runs") / f"{model}-{Path(dataset).stem}-{profile}-{seed}"
+
+
+def train(args):
+    profile = training.pick_profile(args.profile)
+    changes = {"seed": args.seed} | ({"epochs": args.epochs} if args.epochs is not None else {})
+    if args.epochs is not None and args.epochs < 1:
+        raise UserError(f"{args.epochs} epochs were asked for: ask for at least 1.")
+    training.check_model(args.model)
+    device = training.pick_device()
+    dataset = data.load(args.dataset, device=device)
+    model, config = training.recipe(args.model, profile, dataset.image_shape, **changes)
+    folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists() and not args.resume:
+        print(f"{checkpoint} of an earlier run is kept as {checkpoint.with_suffix('.old.pt').name}; --resume would go on with it.")
+        checkpoint.replace(checkpoint.with_suffix(".old.pt"))
+    print(
+        f"{args.model} on {dataset.name}, profile {profile}: {training.count_parameters(model):,} parameters, "
+        f"{config.epochs} epochs on {training.device_name(device)}, in {folder}; the bar shows the time left."
+    )
+    try:
+        record = training.fit(model.to(device), dataset, config, folder, resume=args.resume)
+    except KeyboardInterrupt:
+        kept = f"{checkpoint} is kept; the same command with --resume goes on from there" if checkpoint.exists() else "no checkpoint was due yet"
+        print(f"\nStopped: {kept}.", file=sys.stderr)
+        return 130
+    record |= {"profile": profile, "model": args.model, "command": " ".join(["python -m helpers", *sys.argv[1:]])}
+    record["metrics"] = metrics.evaluate(model, dataset, progress=True)
+    training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
+    training.write_json(folder / "result.json", record)
+    print(f"test bits/dim {record['metrics']['bits_per_dim']:.4f} after {record['seconds']:.0f} s; {folder / 'model.safetensors'}")
+
+
+def evaluate(args):
+    device = training.pick_device()
+    with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
+        model, info = training.load_model(args.weights, device)
+        dataset = data.load(args.dataset or info["dataset"], args.data, device)
+        started = time.perf_counter()
+        found = metrics.evaluate(model, dataset, samples=args.samples, progress=True)
+    result = {
+        "name": args.weights,
+        "dataset": dataset.name,
+        "parameters": training.count_parameters(model),
+        "seconds": round(time.perf_counter() - started, 1),
+        "device": training.device_name(device),
+    } | found
+    if args.json:
+        print(json.dumps(result))
+    else:
+        for key, value in result.items():
+            print(f"{key:20} {value:.4f}" if isinstance(value, float) else f"{key:20} {value}")
+
+
+def sample(args):
+    device = training.pick_device()
+    model, _ = training.load_model(args.weights, device)
+    if Path(args.out).suffix.lower() != ".png":
+        raise UserError(f"{args.out} was given as --out: give the name of a .png file.")
+    torch.manual_seed(args.seed)
+    images = model.sample(args.count, args.temperature)
+    training.write_atomically(args.out, lambda file: file.write(plots.png(plots.grid(images))))
+    print(f"{args.count} samples at temperature {args.temperature} in {args.out}")
+
+
+def list_(args):
+    names = {"models": list(training.MODELS), "datasets": list(data.NAMES), "profiles": list(training.PROFILES), "weights": training.shipped()}
+    if args.json:
+        print(json.dumps(names))
+        return
+    for kind in ("models", "datasets", "profiles"):
+        print(f"{kind:9} {', '.join(names[kind])}")
+    for name, entry in names["weights"].items():
+        values = ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in entry["metrics"].items())
+        print(f"weights   {name}: {entry['parameters']:,} parameters, {values}")
+
+
+def ship(args):
+    training.ship(args.folder, args.name)
+
+
+def run(args):
+    from helpers import notebooks  # only this command needs Jupyter
+
+    return notebooks.run(args.notebook, args.profile)
+
+
+def parser():
+    main = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
+    commands = main.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("list", help="models, data sets, profiles and shipped weights")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(call=list_)
+
+    command = commands.add_parser("train", help="train a model; leaves weights and a record under runs/")
+    command.add_argument("model", help=", ".join(training.MODELS))
+    command.add_argument("--dataset", required=True, help=f"{', '.join(data.NAMES)}, or an .npz file")
+    command.add_argument("--profile", help=f"{', '.join(training.PROFILES)} (default: what the hardware suggests)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--epochs", type=int, help="instead of the profile's")
+    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
+    command.add_argument("--folder", help="where to keep checkpoint, weights and record")
+    command.set_defaults(call=train)
+
+    command = commands.add_parser("evaluate", help="measure trained weights on the test set")
+    command.add_argument("weights", help="a shipped name such as realnvp-mnist, or a .safetensors file")
+    command.add_argument("--data", metavar="ROOT", help="the folder that holds the data sets (default: DATA_DIR, else data)")
+    command.add_argument("--dataset", help="another data set than the one trained on")
+    command.add_argument("--samples", type=int, default=1, help="importance samples an image (default 1)")
+    command.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    command.set_defaults(call=evaluate)
+
+    command = commands.add_parser("sample", help="draw samples into a PNG")
+    command.add_argument("weights", help="a shipped name such as realnvp-mnist, or a .safetensors file")
+    command.add_argument("--count", type=int, default=64)
+    command.add_argument("--temperature", type=float, default=1.0)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", required=True, metavar="FILE.png")
+    command.set_defaults(call=sample)
+
+    command = commands.add_parser("ship", help="enter a finished run into weights/ and results/")
+    command.add_argument("folder")
+    command.add_argument("name")
+    command.set_defaults(call=ship)
+
+    command = commands.add_parser("run", help="execute the notebooks; leaves copies and HTML under runs/")
+    command.add_argument("notebook", nargs="?", help="one notebook (default: all)")
+    command.add_argument("--profile")
+    command.set_defaults(call=run)
+    return main
+
+
+def main() -> int:
+    args = parser().parse_args()
+    try:
+        return args.call(args) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""Data sets as a handful of uint8 tensors.
+
+A whole data set lies in memory, on the training device if asked: no worker processes, no transforms image by image,
+no float copy. Batches are drawn by index and models do their own pre-processing.
+"""
+
+import hashlib
+import os
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from helpers import UserError
+
+DIGITS = tuple("0123456789")
+FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NAMES = ("mnist", "fashion", "cifar10", "digits")
+
+# MD5 of the published IDX files, unpacked: torchvision itself checks only the archives it downloads.
+IDX_MD5 = {
+    "MNIST": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "FashionMNIST": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+}
+
+DOWNLOAD_TIMEOUT = 30  # seconds without a byte; torchvision itself would wait for ever
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images as uint8 (N, C, H, W), labels as int64 (N,), in three parts that never mix.
+
+    `validation` is cut from the published training set by a fixed seed, and every choice is made on it; `test` is
+    the published test set, whole.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    validation_images: torch.Tensor
+    validation_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return tuple(self.train_images.shape[1:])
+
+    def part(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of "train", "validation" or "test"."""
+        if split not in ("train", "validation", "test"):
+            raise UserError(f"There is no split {split!r}: take train, validation or test.")
+        return getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+
+    def to(self, device) -> "Dataset":
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)})
+
+    def head(self, train: int | None = None, validation: int | None = None, test: int | None = None) -> "Dataset":
+        """The first so many images of each part; None keeps all of it."""
+        sizes = {"train": train, "validation": validation, "test": test}
+        return replace(
+            self,
+            **{f"{part}_{kind}": getattr(self, f"{part}_{kind}")[:n] for part, n in sizes.items() for kind in ("images", "labels")},
+        )
+
+
+def data_dir(root: str | os.PathLike | None = None) -> Path:
+    """The folder that holds the data sets: `root`, else the environment variable DATA_DIR, else data/."""
+    return Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
+
+
+def load(name: str, root=None, device="cpu", fallback: str | None = None, validation: int = 5_000, seed: int = 0) -> Dataset:
+    """Load a data set; download it when it is not there yet.
+
+    name: one of NAMES, or the path of an .npz with uint8 arrays train_images and test_images, (N, H, W) or
+    (N, H, W, C), and integer arrays train_labels and test_labels (N,).
+    fallback: a data set to take instead when the one asked for can't be had; a banner then says so.
+    validation: how many training images to hold out (at most a tenth of them).
+    Raises UserError where the name is unknown, or files are missing, damaged or not what they should be.
+    """
+    try:
+        arrays, classes = _read(name, data_dir(root))
+    except DataUnavailable as error:
+        if fallback is None:
+            raise
+        print(_banner(f"{name.upper()} IS NOT HERE. THIS RUN USES {fallback.upper()} INSTEAD.", str(error)))
+        return load(fallback, root, device, validation=validation, seed=seed)
+    train_images, train_labels, test_images, test_labels = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+    order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))
+    held_out = min(validation, len(order) // 10)
+    train, held = order[held_out:], order[:held_out]
+    return Dataset(
+        Path(name).stem, classes,
+        train_images[train], train_labels[train],
+        train_images[held], train_labels[held],
+        test_images, test_labels,
+    ).to(device)  # fmt: skip
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """A permutation of n that depends on seed and epoch alone, so that a resumed run meets the same batches."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
+
+
+class DataUnavailable(UserError):
+    """The data set is neither on disk nor to be downloaded."""
+
+
+def _read(name, root):
+    """Four arrays (train and test, images as uint8 (N, C, H, W), labels as int64) and the names of the classes."""
+    if name in ("mnist", "fashion"):
+        folder, classes = ("MNIST", DIGITS) if name == "mnist" else ("FashionMNIST", FASHION)
+        return _read_idx(folder, root), classes
+    if name == "cifar10":
+        packed = root / "cifar10.npz"
+        return (_read_npz(packed) if packed.exists() else _read_cifar10(root)), CIFAR10
+    if name == "digits":
+        return _read_digits(), DIGITS
+    if name.endswith(".npz"):
+        arrays = _read_npz(Path(name))
+        return arrays, tuple(str(i) for i in range(int(max(arrays[1].max(), arrays[3].max())) + 1))
+    raise UserError(f"There is no data set {name!r}: take one of {', '.join(NAMES)}, or the path of an .npz file.")
+
+
+def _read_idx(folder, root):
+    from torchvision import datasets
+
+    raw = root / folder / "raw"
+    kind = getattr(datasets, folder)
+    if not all((raw / file).exists() for file in IDX_MD5[folder]):
+        _download(lambda: kind(root, download=True), folder, root)
+    for file, md5 in IDX_MD5[folder].items():
+        try:
+            found = hashlib.md5((raw / file).read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(f"{raw / file} can't be read ({error.strerror}): mend its permissions or delete it.") from None
+        if found != md5:
+            raise UserError(f"{raw / file} is damaged or not {folder}'s (MD5 {found}, published {md5}): delete it and load again.")
+    parts = [kind(root, train=train) for train in (True, False)]
+    return [a for p in parts for a in (p.data.numpy()[:, None], p.targets.numpy())]
+
+
+def _read_cifar10(root):
+    from torchvision import datasets
+
+    def read(train, download=False):
+        return datasets.CIFAR10(root, train=train, download=download)
+
+    try:
+        parts = [read(True), read(False)]  # raises RuntimeError where a file is missing or its checksum is wrong
+    except RuntimeError:
+        _download(lambda: read(True, download=True), "CIFAR10", root)
+        parts = [read(True), read(False)]
+    return [a for p in parts for a in (p.data.transpose(0, 3, 1, 2), np.array(p.targets))]
+
+
+def _read_digits():
+    """scikit-learn's 1,797 digits of 8x8 with 17 grey levels, stretched to 0..255; the last 297 are the test set."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = (bunch.images * (255 / 16)).round().astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    return images[:1500], labels[:1500], images[1500:], labels[1500:]
+
+
+def _read_npz(path):
+    """Arrays of an .npz, checked; never unpickles."""
+    if not path.exists():
+        raise DataUnavailable(f"There is no file {path}: give the path of an .npz with train_images, train_labels, test_images, test_labels.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = {f"{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")} - set(file)
+            if missing:
+                raise UserError(f"{path} lacks {', '.join(sorted(missing))}: add these arrays.")
+            arrays = [file[f"{part}_{kind}"] for part in ("train", "test") for kind in ("images", "labels")]
+    except UserError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib each raise their own kinds on a damaged file
+        raise UserError(f"{path} can't be read as an .npz of plain arrays ({type(error).__name__}): write it again with numpy.savez.") from None
+    result = []
+    for images, labels in (arrays[:2], arrays[2:]):
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
+            raise UserError(f"{path} has images of {images.dtype} {images.shape}: they must be uint8 of shape (N, H, W) or (N, H, W, C).")
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            raise UserError(f"{path} has labels of {labels.dtype} {labels.shape}: they must be {len(images)} integers from 0 up.")
+        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+        if images.shape[1] not in (1, 3):
+            raise UserError(f"{path} has images of {images.shape[1]} channels, (N, H, W, C) being expected: grey (1) or colour (3) is allowed.")
+        result += [images, labels.astype(np.int64)]
+    if result[0].shape[1:] != result[2].shape[1:]:
+        raise UserError(f"{path} has training images of {result[0].shape[1:]} but test images of {result[2].shape[1:]}: make them equal.")
+    return result
+
+
+def _download(fetch, what, root):
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        writable = os.access(root, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise DataUnavailable(f"{what} is not under {root} and that folder can't be written: point DATA_DIR at one that can.")
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        fetch()
+    except (OSError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataUnavailable(f"{what} is not under {root} and its download failed ({reason}): check the network, or copy the files there.") from None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _banner(title, text):
+    width = max(len(title), 60) + 4
+    return "\n".join(["#" * width, f"# {title}".ljust(width - 1) + "#", "#" * width, text])

@@ -1,0 +1,419 @@
+"""Normalizing flows: bijections, dequantisation, RealNVP.
+
+A flow is an invertible function f from images to noise. The change of variables gives the density of an image x,
+
+    log p(x) = log N(f(x); 0, I) + log |det df/dx|,
+
+and running f backwards on noise draws a sample. Everything here serves to make f expressive while its inverse and
+the determinant of its Jacobian stay cheap.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import UserError
+from helpers.layers import GatedConvNet
+
+
+@dataclass(frozen=True)
+class RealNVPConfig:
+    """A multi-scale RealNVP. Scale i works on images squeezed i + 1 times, and all but the last factor out a half."""
+
+    image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
+    couplings: tuple[int, ...] = (4, 6)  # couplings at each scale
+    width: tuple[int, ...] = (32, 48)  # channels of the coupling networks at each scale
+    blocks: int = 2  # gated residual blocks in each coupling network
+    dequantization_couplings: int = 4  # of the variational dequantisation; 0 makes it uniform
+    dequantization_width: int = 32
+    margin: float = 1e-5  # the logit sees [margin, 1 - margin] instead of [0, 1]
+
+
+# ---------------------------------------------------------------------------------------------------- bijections
+
+
+class Bijection(nn.Module):
+    """An invertible map with a known Jacobian.
+
+    forward(x, context) -> (z, log_det) and inverse(z, context) -> (x, log_det), log_det of shape (N,) in nats being
+    the log-determinant of the direction just computed: the two of a round trip cancel. `context` (N, C', H, W) is
+    what the map may look at without transforming it; most maps ignore it.
+    """
+
+    def forward(self, x, context=None):
+        raise NotImplementedError
+
+    def inverse(self, z, context=None):
+        raise NotImplementedError
+
+
+class Compose(Bijection):
+    """Bijections one after the other; their log-determinants add up."""
+
+    def __init__(self, *bijections):
+        super().__init__()
+        self.bijections = nn.ModuleList(bijections)
+
+    def forward(self, x, context=None):
+        log_det = x.new_zeros(len(x))
+        for bijection in self.bijections:
+            x, step = bijection(x, context)
+            log_det = log_det + step
+        return x, log_det
+
+    def inverse(self, z, context=None):
+        log_det = z.new_zeros(len(z))
+        for bijection in reversed(self.bijections):
+            z, step = bijection.inverse(z, context)
+            log_det = log_det + step
+        return z, log_det
+
+
+class Squeeze(Bijection):
+    """Each 2x2 patch of pixels becomes four channels: (N, C, H, W) to (N, 4C, H/2, W/2) (Dinh et al. 2017, section 3.6)."""
+
+    def forward(self, x, context=None):
+        return F.pixel_unshuffle(x, 2), x.new_zeros(len(x))
+
+    def inverse(self, z, context=None):
+        return F.pixel_shuffle(z, 2), z.new_zeros(len(z))
+
+
+class Logit(Bijection):
+    """From the box [0, 1] to the whole line, so that no sample can fall outside the range of an image.
+
+    z = logit(margin + (1 - 2 margin) x) (Dinh et al. 2017, section 4.1); the margin keeps 0 and 1 finite.
+    """
+
+    def __init__(self, margin=1e-5):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, x, context=None):
+        y = self.margin + (1 - 2 * self.margin) * x
+        log_y, log_1_y = y.log(), torch.log1p(-y)
+        log_det = math.log(1 - 2 * self.margin) - log_y - log_1_y
+        return log_y - log_1_y, log_det.flatten(1).sum(1)
+
+    def inverse(self, z, context=None):
+        log_det = F.logsigmoid(z) + F.logsigmoid(-z) - math.log(1 - 2 * self.margin)
+        return (torch.sigmoid(z) - self.margin) / (1 - 2 * self.margin), log_det.flatten(1).sum(1)
+
+
+def checkerboard_mask(height: int, width: int) -> torch.Tensor:
+    """1 where row + column is even, else 0; shape (1, height, width) (Dinh et al. 2017, figure 3 left)."""
+    return ((torch.arange(height)[:, None] + torch.arange(width)) % 2 == 0)[None].float()
+
+
+def channel_mask(channels: int) -> torch.Tensor:
+    """1 for the first half of the channels, else 0; shape (channels, 1, 1) (Dinh et al. 2017, figure 3 right)."""
+    return (torch.arange(channels) < channels // 2)[:, None, None].float()
+
+
+class AffineCoupling(Bijection):
+    """Scale and shift one part of x by amounts that a network reads off the other part.
+
+    z = x where mask is 1, and (x + t) * exp(s) where it is 0, with (s, t) = net(mask * x, context)
+    (Dinh et al. 2017, equations 7 and 8). The Jacobian is triangular, so log_det is the sum of s, and the network
+    itself is never inverted. The first s and t are 0: the coupling starts as the identity.
+    mask: 0/1 of a shape that broadcasts with (C, H, W); channels: C.
+    """
+
+    def __init__(self, mask, channels, width, blocks, context_channels=0):
+        super().__init__()
+        self.register_buffer("mask", mask[None], persistent=False)
+        self.net = GatedConvNet(channels + context_channels, 2 * channels, width, blocks)
+        self.log_range = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def scale_and_shift(self, x, context):
+        seen = x * self.mask
+        if context is not None:
+            seen = torch.cat([seen, context], dim=1)
+        s, t = self.net(seen).to(x.dtype).chunk(2, dim=1)
+        # A learned bound on s: exp(s) can neither explode early in training nor be held back later.
+        bound = self.log_range.exp()
+        s = bound * torch.tanh(s / bound)
+        return s * (1 - self.mask), t * (1 - self.mask)
+
+    def forward(self, x, context=None):
+        s, t = self.scale_and_shift(x, context)
+        return (x + t) * s.exp(), s.flatten(1).sum(1)
+
+    def inverse(self, z, context=None):
+        s, t = self.scale_and_shift(z, context)
+        return z * (-s).exp() - t, -s.flatten(1).sum(1)
+
+
+class Invertible1x1(Bijection):
+    """A learned linear mixing of the channels of each pixel, so that every coupling sees another half.
+
+    W = P L (U + diag(d)) with P a fixed permutation and L, U triangular: log_det is H * W * sum(log |d|)
+    (Kingma & Dhariwal 2018, section 3.2 and equation 10). W starts as a random rotation, or with rotate=False as
+    the reversal of the channels, which only makes the halves change places.
+    """
+
+    def __init__(self, channels, rotate=True):
+        super().__init__()
+        start = torch.linalg.qr(torch.randn(channels, channels))[0] if rotate else torch.eye(channels).flip(0)
+        permutation, lower, upper = torch.linalg.lu(start)
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("sign", diagonal.sign())
+        self.register_buffer("eye", torch.eye(channels), persistent=False)
+        self.lower = nn.Parameter(lower.tril(-1))
+        self.upper = nn.Parameter(upper.triu(1))
+        self.log_diagonal = nn.Parameter(diagonal.abs().log())
+
+    def _factors(self):
+        lower = self.lower.tril(-1) + self.eye
+        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
+        return lower, upper
+
+    def forward(self, x, context=None):
+        log_det = self.log_diagonal.sum() * x[0, 0].numel()
+        with torch.autocast(x.device.type, enabled=False):  # in half precision log_det would not belong to this W
+            lower, upper = self._factors()
+            weight = self.permutation @ lower @ upper
+            return F.conv2d(x, weight[:, :, None, None]), log_det.expand(len(x))
+
+    def inverse(self, z, context=None):
+        log_det = -self.log_diagonal.sum() * z[0, 0].numel()
+        with torch.autocast(z.device.type, enabled=False):
+            lower, upper = self._factors()
+            half = torch.linalg.solve_triangular(lower, self.permutation.T, upper=False, unitriangular=True)
+            weight = torch.linalg.solve_triangular(upper, half, upper=True)
+            return F.conv2d(z, weight[:, :, None, None]), log_det.expand(len(z))
+
+
+class ElementwiseAffine(Bijection):
+    """z = (x - mean) * exp(-log_std), with a mean and a standard deviation for each dimension: (N, D) to the same.
+
+    As the last step of a flow it makes the base distribution a learned Gaussian instead of the standard one.
+    """
+
+    def __init__(self, dim):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(dim))
+        self.log_std = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x, context=None):
+        return (x - self.mean) * (-self.log_std).exp(), -self.log_std.sum().expand(len(x))
+
+    def inverse(self, z, context=None):
+        return z * self.log_std.exp() + self.mean, self.log_std.sum().expand(len(z))
+
+
+class MultiScale(Bijection):
+    """Scales one after the other; after each but the last, half of the channels is done and leaves as latents.
+
+    (N, C, H, W) to (N, C * H * W): the latents of ALL scales side by side, finest first, so that nothing is lost and
+    nothing is resampled (Dinh et al. 2017, section 3.6 and equation 14).
+    scales: bijections that each squeeze once, (C, H, W) to (4C, H/2, W/2).
+    """
+
+    def __init__(self, scales, image_shape):
+        super().__init__()
+        self.scales = nn.ModuleList(scales)
+        channels, height, width = image_shape
+        self.shapes = []  # of what leaves after each scale
+        for last in [False] * (len(scales) - 1) + [True]:
+            channels, height, width = 4 * channels, height // 2, width // 2
+            channels = channels if last else channels // 2
+            self.shapes.append((channels, height, width))
+
+    def forward(self, x, context=None):
+        log_det, latents = x.new_zeros(len(x)), []
+        for i, scale in enumerate(self.scales):
+            x, step = scale(x, context)
+            log_det = log_det + step
+            if i + 1 < len(self.scales):
+                x, done = x.chunk(2, dim=1)
+                latents.append(done.flatten(1))
+        return torch.cat([*latents, x.flatten(1)], dim=1), log_det
+
+    def inverse(self, z, context=None):
+        log_det = z.new_zeros(len(z))
+        latents = z.split([math.prod(shape) for shape in self.shapes], dim=1)
+        latents = [latent.view(-1, *shape) for latent, shape in zip(latents, self.shapes, strict=True)]
+        x = latents.pop()
+        for i, scale in reversed(list(enumerate(self.scales))):
+            if i + 1 < len(self.scales):
+                x = torch.cat([x, latents.pop()], dim=1)
+            x, step = scale.inverse(x, context)
+            log_det = log_det + step
+        return x, log_det
+
+
+# ------------------------------------------------------------------------------------------------ dequantisation
+
+# The 256 bins fill [0, 1]. Noise stops this much short of its bin's upper edge: in float32, 255 + 0.9999999 is 256,
+# and the pixel would be in the next bin.
+EDGE = 2.0**-15
+
+
+class Dequantization(nn.Module):
+    """Spread each 8-bit value over its bin: a density model on whole numbers could grow without bound.
+
+    forward(bins) -> (y, log_q): bins are the 256 levels as floats, (N, C, H, W); y lies in [bins, bins + 1) / 256
+    and log_q (N,) is the log-density it was drawn with. Then log p(y) - log_q is, on average, a lower bound on the
+    log-probability of the 8-bit image (Theis et al. 2016, section 3.1; Ho et al. 2019, equation 12).
+    """
+
+    def noise(self, bins):
+        """Noise in [0, 1) and the log-density it was drawn with, (N,). Here: uniform."""
+        return torch.rand_like(bins), bins.new_zeros(len(bins))
+
+    def forward(self, bins):
+        u, log_q = self.noise(bins)
+        log_q = log_q - bins[0].numel() * math.log((1 - EDGE) / 256)
+        return (bins + (1 - EDGE) * u) / 256, log_q
+
+
+class VariationalDequantization(Dequantization):
+    """The noise is itself drawn from a small flow that sees the image (Ho et al. 2019, section 3.1).
+
+    Logistic noise goes through couplings conditioned on the image, then through a sigmoid into (0, 1). At first the
+    couplings change nothing, and a logistic variable through a sigmoid is uniform: training starts from the plain
+    dequantisation and tightens its bound.
+    """
+
+    def __init__(self, channels, couplings, width, blocks):
+        super().__init__()
+        channels *= 4  # it works squeezed: a quarter of the pixels
+        layers = coupling_layers(channels, couplings, width, blocks, context_channels=channels, rotate=False)
+        self.flow = Compose(*layers)
+
+    def noise(self, bins):
+        context = F.pixel_unshuffle(bins / 127.5 - 1, 2)
+        eps = torch.rand_like(context).clamp(1e-6, 1 - 1e-6).logit()
+        log_q = _log_logistic(eps)
+        eps, log_det = self.flow(eps, context)
+        log_q = log_q - log_det - _log_logistic(eps)  # the logistic density is also the sigmoid's derivative
+        return F.pixel_shuffle(torch.sigmoid(eps), 2), log_q
+
+
+def _log_logistic(x):
+    """Log-density of the logistic distribution, summed over all but the first dimension."""
+    return (F.logsigmoid(x) + F.logsigmoid(-x)).flatten(1).sum(1)
+
+
+def coupling_layers(channels, couplings, width, blocks, context_channels=0, rotate=True):
+    """`couplings` times an invertible 1x1 convolution and a channel-masked affine coupling."""
+    layers = []
+    for _ in range(couplings):
+        layers.append(Invertible1x1(channels, rotate))
+        layers.append(AffineCoupling(channel_mask(channels), channels, width, blocks, context_channels))
+    return layers
+
+
+# ------------------------------------------------------------------------------------------------------- RealNVP
+
+
+class RealNVP(nn.Module):
+    """RealNVP (Dinh et al. 2017) with variational dequantisation, gated networks and 1x1 convolutions.
+
+    Images are uint8, or floats in [0, 1] that stand for the bin they fall into (k / 255 falls into bin k); their
+    shape is (N, *config.image_shape). Latents are (N, D) with D = C * H * W, standard normal under the model.
+    Raises UserError where images, labels, counts or temperatures are not what they should be.
+    """
+
+    def __init__(self, config: RealNVPConfig):
+        super().__init__()
+        self.config = config
+        channels, height, width = config.image_shape
+        scales = len(config.couplings)
+        if height % 2**scales or width % 2**scales:
+            raise UserError(
+                f"Images of {height}x{width} can't be squeezed {scales} times: both sides must be divisible by "
+                f"{2**scales}; pad the images or take fewer scales."
+            )
+        if len(config.width) != scales:
+            raise UserError(f"{scales} scales but {len(config.width)} widths were given: give one width for each scale.")
+        if config.dequantization_couplings:
+            self.dequantization = VariationalDequantization(channels, config.dequantization_couplings, config.dequantization_width, config.blocks)
+        else:
+            self.dequantization = Dequantization()
+        levels = []
+        for couplings, net_width in zip(config.couplings, config.width, strict=True):
+            channels *= 4
+            levels.append(Compose(Squeeze(), *coupling_layers(channels, couplings, net_width, config.blocks)))
+            channels //= 2  # the half that goes on
+        self.flow = Compose(Logit(config.margin), MultiScale(levels, config.image_shape), ElementwiseAffine(self.latent_dim))
+
+    @property
+    def latent_dim(self) -> int:
+        return math.prod(self.config.image_shape)
+
+    def regions(self):
+        """The parts worth compiling: the couplings share their code, so two or three compilations serve all."""
+        return [module for module in self.modules() if isinstance(module, AffineCoupling)]
+
+    def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
+        """Mean bound on bits per dimension: `loss` is the sum of the flow's and the dequantisation's share."""
+        y, log_q = self.dequantization(self._bins(images))
+        nats_per_bit = len(images) * self.latent_dim * math.log(2)
+        flow, dequantization = -self._log_density(y).sum() / nats_per_bit, log_q.sum() / nats_per_bit
+        return {"loss": flow + dequantization, "flow": flow, "dequantization": dequantization}
+
+    def log_prob(self, images, samples: int = 1) -> torch.Tensor:
+        """Lower bound on the log-probability of 8-bit images in nats, (N,); tighter with more noise `samples`.
+
+        The mean of `samples` importance weights p(y) / q(y), in logs (Burda et al. 2016, equation 8).
+        """
+        bins = self._bins(images)
+        log_weights = []
+        for _ in range(samples):
+            y, log_q = self.dequantization(bins)
+            log_weights.append(self._log_density(y) - log_q)
+        return torch.logsumexp(torch.stack(log_weights), dim=0) - math.log(samples)
+
+    def encode(self, images) -> torch.Tensor:
+        """Latents (N, D) of images: uint8 stand for the middle of their bins, floats for themselves."""
+        self._check(images)
+        y = (images.to(self.dtype) + 0.5) / 256 if images.dtype == torch.uint8 else images.to(self.dtype)
+        return self.flow(y)[0]
+
+    def decode(self, latents) -> torch.Tensor:
+        """Images in [0, 1], (N, C, H, W), of latents (N, D)."""
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
+            raise UserError(f"Latents of shape {tuple(latents.shape)} were given: this flow takes (N, {self.latent_dim}).")
+        return self.flow.inverse(latents)[0].clamp(0, 1)
+
+    @torch.no_grad()
+    def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
+        """n images in [0, 1] from the prior with its standard deviation multiplied by `temperature`."""
+        if n < 1:
+            raise UserError(f"{n} samples were asked for: ask for at least 1.")
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
+        if labels is not None:
+            raise UserError("Labels were given, but this RealNVP knows none: leave them out.")
+        noise = torch.randn(n, self.latent_dim, dtype=self.dtype, device=next(self.parameters()).device)
+        return self.decode(temperature * noise)
+
+    @property
+    def dtype(self):
+        return next(self.parameters()).dtype
+
+    def _log_density(self, y):
+        z, log_det = self.flow(y)
+        return log_det - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+
+    def _bins(self, images):
+        self._check(images)
+        if images.dtype == torch.uint8:
+            return images.to(self.dtype)
+        return (images.to(self.dtype) * 256).floor().clamp(max=255)
+
+    def _check(self, images):
+        if tuple(images.shape[1:]) != tuple(self.config.image_shape) or images.ndim != 4:
+            expected = ", ".join(map(str, self.config.image_shape))
+            raise UserError(f"Images of shape {tuple(images.shape)} were given: this model takes (N, {expected}).")
+        if images.dtype != torch.uint8:
+            if not images.is_floating_point():
+                raise UserError(f"Images of {images.dtype} were given: they must be uint8, or floats in [0, 1].")
+            if not ((images >= 0) & (images <= 1)).all():  # a NaN fails too
+                raise UserError("Float images must lie in [0, 1] without NaN: divide 8-bit values by 255.")

@@ -1,0 +1,98 @@
+"""Pictures: grids of images, training curves, and the source of a class shown in place."""
+
+import inspect
+import io
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import HTML, display
+from PIL import Image
+
+SCALE = 2  # screen pixels an image pixel
+GAP = 2  # screen pixels between images
+
+
+def to_uint8(images) -> np.ndarray:
+    """(N, C, H, W), uint8 or floats in [0, 1], as uint8 (N, H, W, C); a float is put into its bin of 256."""
+    if images.dtype != torch.uint8:
+        images = (images.detach().float() * 256).floor().clamp(0, 255).to(torch.uint8)
+    return images.cpu().permute(0, 2, 3, 1).numpy()
+
+
+def grid(images, columns: int | None = None, scale: int = SCALE) -> Image.Image:
+    """Images (N, C, H, W) side by side, `columns` to a row (default: as square as it gets), as one PIL image."""
+    pixels = to_uint8(images)
+    n, height, width, channels = pixels.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = height * scale + GAP, width * scale + GAP
+    canvas = np.full((rows * height + GAP, columns * width + GAP, channels), 96, dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = i // columns * height + GAP, i % columns * width + GAP
+        canvas[top : top + height - GAP, left : left + width - GAP] = image
+    return Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def rows(named: dict, title: str, scale: float = 0.55, columns: int | None = None):
+    """A figure with one row of images for each entry of `named`, label -> images (N, C, H, W)."""
+    strips = {label: grid(images, columns=columns or len(images)) for label, images in named.items()}
+    ratio = [strip.height / strip.width for strip in strips.values()]
+    width = min(11.0, max(scale * (columns or max(len(images) for images in named.values())), 3.0))
+    figure, axes = plt.subplots(
+        len(strips), 1, figsize=(width + 1.4, width * sum(ratio) + 0.08 * len(strips) + 0.4), height_ratios=ratio, squeeze=False, layout="constrained"
+    )
+    for axis, (label, strip) in zip(axes[:, 0], strips.items(), strict=True):
+        axis.imshow(strip, cmap="gray", vmin=0, vmax=255, aspect="equal")
+        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+def curves(epochs: list[dict], title: str, unit: str, reference: dict | None = None):
+    """Training and validation loss by epoch; `reference`: label -> value, drawn as horizontal lines."""
+    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    numbers = [row["epoch"] for row in epochs]
+    axis.plot(numbers, [row["train_loss"] for row in epochs], "o-", label="training (mean over the epoch)")
+    axis.plot(numbers, [row["validation_loss"] for row in epochs], "s-", label="validation (after it)")
+    for i, (label, value) in enumerate((reference or {}).items()):
+        axis.axhline(value, color=f"C{i + 2}", linestyle="--", label=f"{label}: {value:.3f}")
+    axis.set(xlabel="epoch", ylabel=unit, title=title)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def source(*objects) -> None:
+    """Show the highlighted source of classes or functions, so that a notebook never holds a second copy of them."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    code = "\n\n".join(inspect.getsource(thing) for thing in objects)
+    formatter = HtmlFormatter(noclasses=True, style="default", prestyles="font-size: 12px; line-height: 1.35; padding: 8px; overflow-x: auto")
+    display(HTML(highlight(code, PythonLexer(), formatter)))
+
+
+def table(header: list[str], rows: list[list], caption: str = "") -> None:
+    """Show a small table; floats get four digits."""
+
+    def text(value):
+        return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td style='text-align:left'>{text(value)}</td>" for value in row) + "</tr>" for row in rows)
+    plain = "\n".join(" | ".join(text(value) for value in row) for row in [header, *rows])
+    html = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    display({"text/html": html, "text/plain": plain}, raw=True)

@@ -1,0 +1,116 @@
+"""Explorers: sliders that redraw one picture in place.
+
+Moving a slider sets the bytes of a single widgets.Image of fixed size, so nothing flickers or jumps, and setting
+`.value` from a test does exactly what a hand does. Works with ipywidgets 7.7 (Colab's) and 8.
+"""
+
+import base64
+from collections.abc import Callable
+
+import ipywidgets as widgets
+import torch
+from IPython.display import display
+from PIL import Image
+
+from helpers import UserError, plots
+from helpers.training import aside
+
+
+class Explorer:
+    """Controls above one picture.
+
+    draw(model, **values) -> (PIL image, caption): called with the value of each control, after each change.
+    controls: name -> widget. Every picture must be of the size of the first.
+    """
+
+    def __init__(self, model, draw: Callable[..., tuple[Image.Image, str]], controls: dict[str, widgets.Widget]):
+        self.model, self.draw, self.controls = model, draw, controls
+        self.picture = widgets.Image(format="png")
+        self.caption = widgets.Label()
+        self.refresh()
+        size = self.image.size
+        self.picture.width, self.picture.height = size
+        self.picture.layout = widgets.Layout(width=f"{size[0]}px", height=f"{size[1]}px", object_fit="none", min_width=f"{size[0]}px")
+        self.box = widgets.VBox([*controls.values(), self.caption, self.picture])
+        for control in controls.values():
+            control.observe(self.refresh, names="value")
+
+    def refresh(self, change=None) -> None:
+        with aside():
+            self.image, caption = self.draw(self.model, **{name: control.value for name, control in self.controls.items()})
+        self.picture.value = plots.png(self.image)
+        self.caption.value = caption
+
+    def show(self) -> None:
+        """Display the widget, with its picture beside it for viewers that show no widgets."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        png = base64.b64encode(self.picture.value).decode()
+        display({"application/vnd.jupyter.widget-view+json": view, "image/png": png, "text/plain": self.caption.value}, raw=True)
+
+
+def _slider(label, value, low, high, step, kind=widgets.FloatSlider):
+    return kind(value=value, min=low, max=high, step=step, description=label, layout=widgets.Layout(width="420px"))
+
+
+def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2) -> Explorer:
+    """The same n latents at every temperature, so that what changes in the picture is the temperature alone."""
+    noise = _noise(model, n, seed)
+
+    def draw(model, temperature):
+        images = model.decode(temperature * noise)
+        return plots.grid(images, scale=3), f"{n} samples at temperature {temperature:.2f} (the model's own is 1.00)"
+
+    return Explorer(model, draw, {"temperature": _slider("temperature", min(0.8, highest), 0.0, highest, 0.05)})
+
+
+def interpolation(model, first, second) -> Explorer:
+    """From image `first` to image `second`, (C, H, W) each: through the latent space, and pixel by pixel beside it."""
+    ends = torch.stack([first, second])
+    with torch.no_grad():
+        latents = model.encode(ends)
+    pixels = ends.to(latents.dtype) / 255
+
+    def draw(model, position):
+        mixed = model.decode(slerp(latents[:1], latents[1:], position))
+        pixel = (1 - position) * pixels[:1] + position * pixels[1:]
+        strip = torch.cat([pixels[:1], mixed, pixel, pixels[1:]])
+        return plots.grid(strip, columns=4, scale=4), f"first image · latent mix · pixel mix · second image, at {position:.2f}"
+
+    return Explorer(model, draw, {"position": _slider("position", 0.5, 0.0, 1.0, 0.05)})
+
+
+def walk(model, image, directions, reach: float = 20.0) -> Explorer:
+    """Steps from `image` (C, H, W) along one of `directions` (K, D), unit vectors in latent space."""
+    if directions.ndim != 2 or directions.shape[1] != model.latent_dim:
+        raise UserError(f"Directions of shape {tuple(directions.shape)} were given: they must be (K, {model.latent_dim}).")
+    with torch.no_grad():
+        start = model.encode(image[None])
+    offsets = torch.linspace(-0.5, 0.5, 5, device=start.device)[:, None] * reach / 2
+
+    def draw(model, direction, step):
+        images = model.decode(start + (step + offsets) * directions[direction])
+        return plots.grid(
+            images, columns=5, scale=4
+        ), f"direction {direction}: the middle image is {step:+.1f} from the start, its neighbours {reach / 8:.1f} apart"
+
+    return Explorer(
+        model,
+        draw,
+        {
+            "direction": _slider("direction", 0, 0, len(directions) - 1, 1, widgets.IntSlider),
+            "step": _slider("step", 0.0, -reach, reach, reach / 20),
+        },
+    )
+
+
+def slerp(a, b, t: float):
+    """Between latents a and b (N, D) along the arc of a sphere: Gaussian noise lives near one, its chords don't (White 2016)."""
+    unit_a, unit_b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
+    angle = (unit_a * unit_b).sum(1, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def _noise(model, n, seed):
+    parameter = next(model.parameters())
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, model.latent_dim, generator=generator, dtype=parameter.dtype).to(parameter.device)

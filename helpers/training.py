@@ -1,0 +1,409 @@
+"""Training: the loop, its checkpoints, and the weights that a run leaves behind."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from tqdm.auto import tqdm
+
+from helpers import UserError, data
+from helpers.flows import RealNVP, RealNVPConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = ROOT / "weights"
+RESULTS = ROOT / "results"
+
+CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 30))  # what a killed run can lose at most
+CHECK_STEPS = 10  # between looks at the losses: each look makes the processor wait for the device
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train, whatever the model. AdamW with linear warm-up and cosine decay to 0 over all the epochs."""
+
+    epochs: int = 1
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    clip_norm: float = 1.0
+    seed: int = 0
+    precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is fast at it
+    compile: bool = True
+    train_images: int | None = None  # the first so many of the training set; None: all
+    validation_images: int | None = 2_000  # looked at after each epoch
+
+
+class NonFiniteLoss(UserError):
+    """A loss became infinite or NaN."""
+
+
+# -------------------------------------------------------------------------------------------------------- devices
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device) -> str:
+    """What a result is labelled with: the GPU's name, or the processor's and its number of threads."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def pick_precision(device) -> str:
+    """bfloat16 where the device has fast instructions for it, else float32."""
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    supported = [getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile")]
+    return "bfloat16" if any(supported) else "float32"
+
+
+def compile_model(model) -> bool:
+    """Compile the model's regions; without a working compiler warn once, stay eager and return False."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=next(model.parameters()).device))
+    except Exception as error:  # the compiler raises whatever its tool chain raises
+        warnings.warn(f"torch.compile does not work here ({type(error).__name__}): training runs eagerly, slower.", stacklevel=2)
+        return False
+    for region in model.regions():
+        region.compile(dynamic=False)
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------------- loop
+
+
+def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_epoch=None, progress=True) -> dict:
+    """Train `model` in place on `dataset` and return its record: configuration, device, seconds, losses by epoch.
+
+    model: has loss(images, labels) -> dict of terms with their total under "loss", config, and regions().
+    folder: where the checkpoint is kept; None keeps none. resume: go on from the checkpoint there.
+    on_epoch(model, epoch): called after each epoch, and before the first with epoch 0; what it draws at random
+    does not change the training.
+    Raises NonFiniteLoss where a term of the loss stops being finite, UserError where a checkpoint does not fit.
+    """
+    device = next(model.parameters()).device
+    images, labels = dataset.train_images[: config.train_images], dataset.train_labels[: config.train_images]
+    batch_size = min(config.batch_size, len(images))
+    steps_per_epoch = len(images) // batch_size
+    total_steps = config.epochs * steps_per_epoch
+    precision = pick_precision(device) if config.precision == "auto" else config.precision
+
+    def losses(batch_images, batch_labels):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return model.loss(batch_images, batch_labels)
+
+    torch.manual_seed(config.seed)
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type in ("cuda", "cpu"))
+    identity = {"model": type(model).__name__, "model_config": asdict(model.config), "train_config": asdict(config), "dataset": dataset.name}
+    identity = json.loads(json.dumps(identity))  # tuples become lists, as they will in the checkpoint
+    step, seconds, sums, epochs = 0, 0.0, {}, []
+    checkpoint = Path(folder) / "checkpoint.pt" if folder else None
+    if resume and checkpoint and checkpoint.exists():
+        state = load_checkpoint(checkpoint, identity)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds, sums, epochs = state["step"], state["seconds"], state["sums"], state["epochs"]
+        set_rng_state(state["rng"])
+
+    compiled, compile_seconds = False, 0.0
+    if config.compile:
+        started, rng = time.perf_counter(), rng_state()
+        compiled = compile_model(model)
+        losses(images[:batch_size], labels[:batch_size])["loss"].backward()  # the first call is the one that compiles
+        optimizer.zero_grad()
+        set_rng_state(rng)
+        compile_seconds = time.perf_counter() - started
+
+    def save():
+        state = {"identity": identity, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng_state()}
+        state |= {"step": step, "seconds": seconds + time.perf_counter() - started, "sums": sums, "epochs": epochs}
+        write_atomically(checkpoint, lambda file: torch.save(state, file))
+        return time.perf_counter()
+
+    started = saved = time.perf_counter()
+    pending = []
+    if on_epoch and step == 0:
+        with aside(config.seed):
+            on_epoch(model, 0)
+    bar = tqdm(total=total_steps, initial=step, disable=not progress, unit="step", mininterval=0.5)
+    while step < total_steps:
+        epoch, start = divmod(step, steps_per_epoch)
+        if start == 0:
+            sums = {}
+        order = data.epoch_order(len(images), config.seed, epoch).to(device)
+        for i in range(start, steps_per_epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, total_steps)
+            index = order[i * batch_size : (i + 1) * batch_size]
+            terms = losses(images[index], labels[index])
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+            step += 1
+            pending.append({name: term.detach() for name, term in terms.items()})
+            if len(pending) == CHECK_STEPS or i + 1 == steps_per_epoch:
+                last = collect(pending, sums, step, checkpoint)
+                bar.update(len(pending))
+                bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {last:.3f}", refresh=False)
+                pending = []
+                if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS and i + 1 < steps_per_epoch:
+                    saved = save()
+        row = {"epoch": epoch + 1, "step": step} | {f"train_{k}": v / steps_per_epoch for k, v in sums.items()}
+        with aside(config.seed):
+            row |= {f"validation_{k}": v for k, v in validate(model, dataset, config).items()}
+            row["seconds"] = round(seconds + time.perf_counter() - started, 1)
+            epochs.append(row)
+            if on_epoch:
+                on_epoch(model, epoch + 1)
+        if progress:
+            tqdm.write(f"epoch {epoch + 1}: train {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}, {row['seconds']:.0f} s")
+        if checkpoint:
+            saved = save()
+    bar.close()
+    return identity | {
+        "seed": config.seed,
+        "parameters": count_parameters(model),
+        "train_images": len(images),
+        "device": device_name(device),
+        "precision": precision,
+        "compiled": compiled,
+        "seconds": round(seconds + time.perf_counter() - started, 1),
+        "compile_seconds": round(compile_seconds, 1),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "epochs": epochs,
+    }
+
+
+def schedule(step: int, warmup: int, total: int) -> float:
+    """Factor on the learning rate: up in a line over `warmup` steps, then down along a cosine to 0."""
+    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def collect(pending, sums, step, checkpoint) -> float:
+    """Add the terms of the last steps to `sums`, or raise if one is not finite; return the mean loss."""
+    names = list(pending[0])
+    table = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in pending]).double().cpu()
+    if not table.isfinite().all():
+        row = int((~table.isfinite()).any(dim=1).nonzero()[0])
+        broken = [name for name, value in zip(names, table[row].tolist(), strict=True) if not math.isfinite(value)]
+        kept = f"the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else "there is no checkpoint yet"
+        raise NonFiniteLoss(
+            f"At step {step - len(pending) + row + 1} the loss stopped being finite ({', '.join(broken)}); {kept}: "
+            "lower the learning rate or the clipping norm, or use precision float32."
+        )
+    for name, total in zip(names, table.sum(dim=0).tolist(), strict=True):
+        sums[name] = sums.get(name, 0.0) + total
+    return table[:, names.index("loss")].mean().item()
+
+
+def validate(model, dataset, config) -> dict[str, float]:
+    """Mean of each term of the loss over the validation images, in float32."""
+    images, labels = (part[: config.validation_images] for part in dataset.part("validation"))
+    totals = {}
+    for start in range(0, len(images), 250):
+        batch = images[start : start + 250]
+        for name, value in model.loss(batch, labels[start : start + 250]).items():
+            totals[name] = totals.get(name, 0.0) + value.item() * len(batch)
+    return {name: total / len(images) for name, total in totals.items()}
+
+
+@contextlib.contextmanager
+def aside(seed: int = 0):
+    """Evaluate in the middle of training: no gradients, no compiled code, random numbers that leave no trace."""
+    rng = rng_state()
+    try:
+        torch.manual_seed(seed)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        set_rng_state(rng)
+
+
+def count_parameters(model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+def rng_state() -> dict:
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_rng_state(state: dict) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def load_checkpoint(path, identity: dict) -> dict:
+    """Read a checkpoint written by `fit`; UserError where it is damaged or belongs to another configuration."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["identity"]
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise UserError(f"{path} is not a whole checkpoint ({type(error).__name__}): delete it and start again without resuming.") from None
+    flat_found, flat_wanted = _flatten(found), _flatten(identity)
+    different = sorted(k for k in flat_found | flat_wanted if flat_found.get(k) != flat_wanted.get(k))
+    if different:
+        what = ", ".join(f"{key}: {flat_found.get(key)} there, {flat_wanted.get(key)} now" for key in different)
+        raise UserError(f"{path} belongs to another configuration ({what}): ask for that one, or start again without resuming.")
+    return state
+
+
+def _flatten(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for name, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def write_atomically(path, write) -> None:
+    """Call write(file) on a temporary file, then put it in the place of `path`: at any moment one of them is whole."""
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        with contextlib.suppress(OSError):
+            Path(temporary or "").unlink()
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"{path} could not be written ({reason}): free some space or choose another folder; what was there before is unharmed."
+        ) from error
+
+
+def write_json(path, content) -> None:
+    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+# ------------------------------------------------------------------------------------------- models and profiles
+
+MODELS = {"realnvp": (RealNVP, RealNVPConfig)}
+PROFILES = ("smoke", "quick", "full")
+
+# What a profile means for a model: its configuration and how to train it. smoke takes seconds and shows only that
+# everything runs; quick takes minutes on two cores of a laptop; full is meant for a GPU.
+RECIPES = {
+    ("realnvp", "smoke"): (
+        {"couplings": (1, 1), "width": (8, 8), "blocks": 1, "dequantization_couplings": 1, "dequantization_width": 8},
+        TrainConfig(epochs=2, batch_size=32, warmup_steps=5, compile=False, train_images=640, validation_images=100),
+    ),
+    ("realnvp", "quick"): (
+        {"couplings": (4, 6), "width": (32, 48), "blocks": 1},
+        TrainConfig(epochs=2, batch_size=32, learning_rate=5e-3),
+    ),
+    ("realnvp", "full"): (
+        {"couplings": (6, 8), "width": (40, 64)},
+        TrainConfig(epochs=20, learning_rate=4e-3),
+    ),
+}
+
+
+def pick_profile(name: str | None = None) -> str:
+    """The profile asked for: `name`, else the environment variable PROFILE, else full on a GPU and quick without."""
+    name = name or os.environ.get("PROFILE") or ("full" if torch.cuda.is_available() else "quick")
+    if name not in PROFILES:
+        raise UserError(f"There is no profile {name!r}: take one of {', '.join(PROFILES)}.")
+    return name
+
+
+def check_model(name: str) -> str:
+    if name not in MODELS:
+        raise UserError(f"There is no model {name!r}: take one of {', '.join(MODELS)}.")
+    return name
+
+
+def recipe(model: str, profile: str, image_shape, **changes):
+    """An untrained model for images of `image_shape` and its TrainConfig; `changes` override fields of the latter.
+
+    The model's first weights depend on the seed alone.
+    """
+    settings, train_config = RECIPES[check_model(model), pick_profile(profile)]
+    train_config = replace(train_config, **changes)
+    kind, model_config = MODELS[model]
+    torch.manual_seed(train_config.seed)
+    return kind(model_config(image_shape=tuple(image_shape), **settings)), train_config
+
+
+# -------------------------------------------------------------------------------------------------------- weights
+
+
+def save_model(model, path, info: dict) -> None:
+    """Write weights with what is needed to use them again: the model's name, its configuration and `info`."""
+    name = next(name for name, (kind, _) in MODELS.items() if kind is type(model))
+    header = {"model": name, "config": json.dumps(asdict(model.config)), "info": json.dumps(info)}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    content = safetensors.torch.save(tensors, metadata=header)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def load_model(weights, device="cpu"):
+    """A trained model in evaluation mode and its info: `weights` is a shipped name (see `shipped`) or a file.
+
+    A shipped file is used only if its sha256 is the recorded one. Raises UserError for anything else.
+    """
+    index, path = shipped(), Path(weights)
+    if str(weights) in index:
+        path = WEIGHTS / f"{weights}.safetensors"
+    if not path.is_file():
+        raise UserError(f"There are no weights {str(weights)!r}: take one of {', '.join(index) or '(none shipped yet)'}, or a .safetensors file.")
+    content = path.read_bytes()
+    if path.resolve().parent == WEIGHTS and path.stem in index:
+        found = hashlib.sha256(content).hexdigest()
+        if found != index[path.stem]["sha256"]:
+            raise UserError(f"{path} has the sha256 {found}, not the recorded {index[path.stem]['sha256']}: fetch it again.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata()
+        kind, config = MODELS[header["model"]]
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()}
+        model = kind(config(**settings))
+        model.load_state_dict(safetensors.torch.load(content))
+        info = json.loads(header["info"])
+    except Exception as error:  # a damaged or foreign file can raise nearly anything
+        raise UserError(f"{path} is damaged or not a model of this project ({type(error).__name__}): fetch or train it again.") from None
+    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), info
+
+
+def shipped() -> dict:
+    """Name -> entry (sha256, model, dataset, metrics) of the weights that come with the project."""
+    path = WEIGHTS / "index.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def ship(folder, name: str) -> None:
+    """Put a finished run into weights/ and results/ under `name`, and enter it in the index."""
+    content, record = (Path(folder) / "model.safetensors").read_bytes(), (Path(folder) / "result.json").read_bytes()
+    result = json.loads(record)
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
+    entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
+    write_atomically(WEIGHTS / f"{name}.safetensors", lambda file: file.write(content))
+    write_atomically(RESULTS / f"{name}.json", lambda file: file.write(record))
+    write_json(WEIGHTS / "index.json", dict(sorted((shipped() | {name: entry}).items())))

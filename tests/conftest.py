@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from helpers import data, training
+from helpers.flows import RealNVP, RealNVPConfig
+
+
+def tiny_flow(image_shape=(1, 8, 8), **changes):
+    """A small RealNVP in float64 whose weights are moved off their identity start."""
+    torch.manual_seed(0)
+    settings = {"couplings": (2, 2), "width": (6, 6), "blocks": 1, "dequantization_couplings": 2, "dequantization_width": 6}
+    model = RealNVP(RealNVPConfig(image_shape=image_shape, **settings | changes)).double()
+    stir(model)
+    return model
+
+
+def stir(module, amount=0.1):
+    """Add noise to every weight: couplings start as the identity, and identities pass any test."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += amount * torch.randn_like(parameter)
+    return module
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture
+def smoke(digits):
+    """An untrained model of the smoke profile and its TrainConfig."""
+    return training.recipe("realnvp", "smoke", digits.image_shape, train_images=160, epochs=1)

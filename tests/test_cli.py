@@ -1,0 +1,92 @@
+"""The command line's contract."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from helpers import __main__ as cli
+from helpers import training
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert run("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--folder", folder) == 0
+    return folder
+
+
+def run(*args):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["helpers", *map(str, args)])
+        return cli.main()
+
+
+def test_train_leaves_weights_and_record(trained):
+    assert {"model.safetensors", "result.json", "checkpoint.pt"} <= {p.name for p in trained.iterdir()}
+    record = json.loads((trained / "result.json").read_text())
+    assert record["model"] == "realnvp" and record["profile"] == "smoke" and record["metrics"]["split"] == "test"
+
+
+def test_evaluate_prints_one_object_and_agrees_with_the_record(trained, capsys):
+    assert run("evaluate", trained / "model.safetensors", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"name", "dataset", "split", "n", "parameters", "seconds", "device", "bits_per_dim"} <= set(found)
+    assert (found["dataset"], found["split"], found["n"]) == ("digits", "test", 297)
+    record = json.loads((trained / "result.json").read_text())
+    assert found["bits_per_dim"] == pytest.approx(record["metrics"]["bits_per_dim"], abs=1e-5)
+
+
+def test_sample_draws_a_picture(trained, tmp_path):
+    out = tmp_path / "new" / "samples.png"
+    assert run("sample", trained / "model.safetensors", "--count", 5, "--temperature", 0.7, "--out", out) == 0
+    first = out.read_bytes()
+    assert Image.open(out).size == (3 * 18 + 2, 2 * 18 + 2)
+    run("sample", trained / "model.safetensors", "--count", 5, "--temperature", 0.7, "--out", out)
+    assert out.read_bytes() == first  # seeded
+
+
+def test_list(capsys):
+    assert run("list", "--json") == 0
+    names = json.loads(capsys.readouterr().out)
+    assert names["models"] == list(training.MODELS) and set(names["weights"]) == set(training.shipped())
+    assert run("list") == 0
+
+
+def test_an_earlier_checkpoint_is_not_lost(trained, capsys):
+    before = (trained / "checkpoint.pt").read_bytes()
+    assert run("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--folder", trained) == 0
+    assert (trained / "checkpoint.old.pt").read_bytes() == before
+    assert "--resume would go on" in capsys.readouterr().out
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupted(model, dataset, config, folder, resume):
+        folder.mkdir()
+        (folder / "checkpoint.pt").write_bytes(b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", interrupted)
+    assert run("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--folder", tmp_path / "run") == 130
+    assert "checkpoint.pt is kept; the same command with --resume goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("train", "realnvq", "--dataset", "digits"), "no model 'realnvq'"),
+        (("train", "realnvp", "--dataset", "mnits"), "no data set 'mnits'"),
+        (("train", "realnvp", "--dataset", "digits", "--profile", "fast"), "no profile 'fast'"),
+        (("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--epochs", "0"), "0 epochs"),
+        (("evaluate", "nothing"), "no weights 'nothing'"),
+        (("sample", "WEIGHTS", "--count", "0", "--out", "a.png"), "at least 1"),
+        (("sample", "WEIGHTS", "--temperature", "-1", "--out", "a.png"), "-1.0"),
+        (("sample", "WEIGHTS", "--temperature", "nan", "--out", "a.png"), "nan"),
+        (("sample", "WEIGHTS", "--out", "a.txt"), ".png"),
+        (("sample", "WEIGHTS", "--out", "/dev/null/a.png"), "could not be written"),
+    ],
+)
+def test_mistakes_get_one_sentence(trained, args, says, capsys):
+    assert run(*[trained / "model.safetensors" if a == "WEIGHTS" else a for a in args]) == 1
+    captured = capsys.readouterr()
+    assert says in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1

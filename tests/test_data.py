@@ -1,0 +1,200 @@
+"""Every way in which a data set can be missing, damaged or wrong, without a network."""
+
+import gzip
+import os
+import socket
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import UserError, data
+
+
+def test_digits_need_no_network(digits):
+    assert digits.image_shape == (1, 8, 8)
+    assert (len(digits.train_images), len(digits.validation_images), len(digits.test_images)) == (1350, 150, 297)
+    assert digits.train_images.dtype == torch.uint8 and digits.train_labels.dtype == torch.int64
+    assert digits.train_images.max() == 255 and set(digits.test_labels.tolist()) == set(range(10))
+
+
+def test_parts_never_mix(tmp_path):
+    dataset = data.load(str(write_npz(tmp_path, train=np.arange(200))), validation=50)
+    parts = [dataset.part(split)[0][:, 0, 0, 0].tolist() for split in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == [180, 20, 40]
+    assert sorted(parts[0] + parts[1]) == list(range(200))
+    with pytest.raises(UserError, match="'dev'.*train, validation or test"):
+        dataset.part("dev")
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
+    torch.manual_seed(5)
+    first = data.epoch_order(100, seed=1, epoch=2)
+    assert torch.equal(first, data.epoch_order(100, seed=1, epoch=2))
+    assert not torch.equal(first, data.epoch_order(100, seed=1, epoch=3))
+    assert not torch.equal(first, data.epoch_order(100, seed=2, epoch=2))
+    assert torch.equal(first.sort().values, torch.arange(100))
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match="'mnits'.*mnist, fashion, cifar10, digits"):
+        data.load("mnits")
+
+
+# ---- an .npz of one's own
+
+
+def write_npz(folder, train=None, **changes):
+    train = np.arange(60) if train is None else train
+    arrays = {
+        "train_images": np.broadcast_to(train.astype(np.uint8)[:, None, None], (len(train), 8, 8)),
+        "train_labels": train % 3,
+        "test_images": np.zeros((40, 8, 8), np.uint8),
+        "test_labels": np.arange(40) % 3,
+    }
+    path = folder / "mine é.npz"
+    np.savez(path, **{k: v for k, v in (arrays | changes).items() if v is not None})
+    return path
+
+
+def test_own_grey_and_colour_images(tmp_path):
+    grey = data.load(str(write_npz(tmp_path)))
+    assert grey.image_shape == (1, 8, 8) and grey.classes == ("0", "1", "2")
+    colour = {"train_images": np.zeros((60, 8, 8, 3), np.uint8), "test_images": np.zeros((40, 8, 8, 3), np.uint8)}
+    assert data.load(str(write_npz(tmp_path, **colour))).image_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"test_labels": None}, "lacks test_labels"),
+        ({"train_images": np.zeros((60, 8, 8))}, "float64.*must be uint8"),
+        ({"train_images": np.zeros((60, 64), np.uint8)}, r"\(60, 64\).*\(N, H, W\)"),
+        ({"train_labels": np.arange(59)}, "60 integers"),
+        ({"train_labels": np.arange(60) - 1}, "from 0 up"),
+        ({"train_images": np.zeros((60, 8, 8, 2), np.uint8)}, "2 channels"),
+        ({"test_images": np.zeros((40, 8, 9), np.uint8)}, r"\(1, 8, 8\).*\(1, 8, 9\)"),
+        ({"train_labels": np.array([None] * 60, object)}, "can't be read"),
+    ],
+)
+def test_own_images_that_do_not_fit(tmp_path, changes, says):
+    with pytest.raises(UserError, match=says):
+        data.load(str(write_npz(tmp_path, **changes)))
+
+
+def test_own_file_missing_or_truncated(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        data.load(str(tmp_path / "none.npz"))
+    path = write_npz(tmp_path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="can't be read"):
+        data.load(str(path))
+
+
+# ---- files of MNIST
+
+
+def write_idx(raw):
+    """Files of the right names and format, but not MNIST's."""
+    raw.mkdir(parents=True)
+    for part, n in (("train", 6), ("t10k", 2)):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + bytes(n * 784))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + bytes(n))
+
+
+def test_files_that_are_not_mnist(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw")
+    with pytest.raises(UserError, match="train-images-idx3-ubyte is damaged or not MNIST's.*delete it"):
+        data.load("mnist", tmp_path)
+
+
+def test_genuine_files_load_and_a_flipped_bit_is_noticed(tmp_path, monkeypatch):
+    raw = tmp_path / "MNIST" / "raw"
+    write_idx(raw)
+    monkeypatch.setitem(data.IDX_MD5, "MNIST", {f.name: data.hashlib.md5(f.read_bytes()).hexdigest() for f in raw.iterdir()})
+    assert data.load("mnist", tmp_path).test_images.shape == (2, 1, 28, 28)
+    for change in (lambda b: b[:-1], lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:]):
+        file = raw / "t10k-images-idx3-ubyte"
+        whole = file.read_bytes()
+        file.write_bytes(change(whole))
+        with pytest.raises(UserError, match="t10k-images-idx3-ubyte is damaged"):
+            data.load("mnist", tmp_path)
+        file.write_bytes(whole)
+
+
+# ---- downloads, from a server on loopback
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """serve(handler) makes torchvision's MNIST address a loopback server that treats each connection with handler."""
+    import threading
+
+    from torchvision import datasets
+
+    sockets = []
+
+    def serve(handle):
+        listener = socket.create_server(("127.0.0.1", 0))
+        sockets.append(listener)
+
+        def loop():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                sockets.append(connection)
+                connection.recv(4096)
+                handle(connection)
+
+        threading.Thread(target=loop, daemon=True).start()
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{listener.getsockname()[1]}/"])
+        monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 0.5)
+        for proxy in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.delenv(proxy, raising=False)
+
+    yield serve
+    for one in sockets:
+        one.close()
+
+
+def refuse(connection):
+    connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+    connection.close()
+
+
+def send_half(connection):
+    body = gzip.compress(bytes(1000))
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * len(body)) + body)
+    connection.close()
+
+
+@pytest.mark.parametrize("handle", [lambda connection: None, refuse, send_half], ids=["hangs", "403", "half"])
+def test_a_download_that_fails(server, tmp_path, handle):
+    server(handle)
+    with pytest.raises(UserError, match="MNIST is not under .* download failed .*copy the files there"):
+        data.load("mnist", tmp_path)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_the_fallback_says_so(server, tmp_path, capsys):
+    server(refuse)
+    dataset = data.load("mnist", tmp_path, fallback="digits")
+    assert dataset.name == "digits"
+    assert "MNIST IS NOT HERE. THIS RUN USES DIGITS INSTEAD." in capsys.readouterr().out
+
+
+def test_data_dir_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "file" / "data"))
+    with pytest.raises(UserError, match=r"file/data and that folder can't be written.*DATA_DIR"):
+        data.load("mnist")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_data_dir(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="can't be written"):
+        data.load("mnist", tmp_path)

@@ -1,0 +1,255 @@
+"""The loop and the files it leaves: resuming, failing, saving, loading."""
+
+import builtins
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers import UserError, data, training
+from helpers.flows import RealNVP
+
+COMMAND = [sys.executable, "-m", "helpers", "train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--epochs", "3"]
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes().partition(b"__metadata__")[2].partition(b"}")[2]
+
+
+def state(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_training_learns(digits):
+    model, config = training.recipe("realnvp", "smoke", digits.image_shape)
+    record = training.fit(model, digits, config, progress=False)
+    first, last = record["epochs"][0], record["epochs"][-1]
+    assert last["validation_loss"] < first["validation_loss"] - 0.5
+    assert abs(last["train_loss"] - last["train_flow"] - last["train_dequantization"]) < 1e-4
+    assert record["parameters"] == state(model).numel() and record["device"] and record["seconds"] > 0
+    json.dumps(record)
+
+
+def test_the_same_seed_gives_the_same_weights(digits, smoke):
+    results = []
+    for seed in (0, 0, 1):
+        model, config = training.recipe("realnvp", "smoke", digits.image_shape, train_images=160, epochs=1, seed=seed)
+        training.fit(model, digits, config, progress=False)
+        results.append(state(model))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_what_happens_between_epochs_leaves_no_trace(digits, smoke):
+    model, config = smoke
+    training.fit(model, digits, config, progress=False)
+    other, _ = training.recipe("realnvp", "smoke", digits.image_shape, train_images=160, epochs=1)
+    seen = []
+
+    def look(model, epoch):
+        seen.append(epoch)
+        model.sample(3)
+
+    training.fit(other, digits, config, progress=False, on_epoch=look)
+    assert seen == [0, 1] and torch.equal(state(model), state(other))
+
+
+def test_killed_and_resumed_ends_bit_equal(tmp_path):
+    """SIGKILL at random moments, the middle of saving included, until the run gets through."""
+    env = os.environ | {"CHECKPOINT_SECONDS": "0"}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*COMMAND, "--folder", str(whole)], check=True, env=env, capture_output=True)
+    rng, kills = random.Random(0), 0
+    while kills < 4:
+        process = subprocess.Popen([*COMMAND, "--resume", "--folder", str(broken)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = (broken / "checkpoint.pt").stat().st_mtime if (broken / "checkpoint.pt").exists() else 0
+        while process.poll() is None and not ((broken / "checkpoint.pt").exists() and (broken / "checkpoint.pt").stat().st_mtime > before):
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.3)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 2
+    subprocess.run([*COMMAND, "--resume", "--folder", str(broken)], check=True, env=env, capture_output=True)
+    assert weights(broken) == weights(whole)
+    a, b = (json.loads((folder / "result.json").read_text()) for folder in (whole, broken))
+    assert [row["train_loss"] for row in a["epochs"]] == [row["train_loss"] for row in b["epochs"]]
+    assert a["metrics"] == b["metrics"]
+
+
+def test_a_checkpoint_of_another_configuration(digits, smoke, tmp_path):
+    model, config = smoke
+    training.fit(model, digits, config, tmp_path, progress=False)
+    for other in (replace(config, learning_rate=1.0), replace(config, epochs=9)):
+        with pytest.raises(UserError, match=r"another configuration \(train_config\.(learning_rate: 0.002|epochs: 1) there"):
+            training.fit(model, digits, other, tmp_path, resume=True, progress=False)
+
+
+def test_a_truncated_checkpoint(digits, smoke, tmp_path):
+    model, config = smoke
+    training.fit(model, digits, config, tmp_path, progress=False)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a whole checkpoint.*delete it"):
+        training.fit(model, digits, config, tmp_path, resume=True, progress=False)
+
+
+class Breaking(RealNVP):
+    """Turns one term of the loss into NaN at a given step."""
+
+    calls, breaks_at = 0, 0
+
+    def loss(self, images, labels=None):
+        terms = super().loss(images, labels)
+        if self.training and torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls == self.breaks_at:
+                terms["flow"] = terms["flow"] * float("nan")
+                terms["loss"] = terms["loss"] * float("nan")
+        return terms
+
+
+@pytest.mark.parametrize(("step", "kept"), [(3, "no checkpoint yet"), (7, "the last good checkpoint is .*checkpoint.pt")])
+def test_a_loss_that_is_not_finite_stops_the_run(digits, smoke, tmp_path, step, kept):
+    plain, config = smoke
+    model = Breaking(plain.config)
+    model.breaks_at = step
+    with pytest.raises(training.NonFiniteLoss, match=rf"At step {step} the loss stopped being finite \(loss, flow\); .*{kept}"):
+        training.fit(model, digits, replace(config, epochs=3), tmp_path, progress=False)
+    if (tmp_path / "checkpoint.pt").exists():
+        saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        assert saved["step"] == 5 and all(v.isfinite().all() for v in saved["model"].values())
+
+
+def test_a_full_disk_harms_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    training.write_atomically(path, lambda file: file.write(b"old"))
+
+    def fill(file):
+        file.write(b"ne")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"file could not be written \(No space left on device\).*unharmed"):
+        training.write_atomically(path, fill)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_torch_save_on_a_really_full_disk(tmp_path, monkeypatch):
+    """torch.save reports a full disk in its own way."""
+    real = os.fdopen
+    monkeypatch.setattr(training.os, "fdopen", lambda handle, mode: (os.close(handle), builtins.open("/dev/full", "wb"))[1])
+    with pytest.raises(UserError, match="could not be written"):
+        training.write_atomically(tmp_path / "checkpoint.pt", lambda file: torch.save({"x": torch.zeros(100_000)}, file))
+    monkeypatch.setattr(training.os, "fdopen", real)
+    assert os.listdir(tmp_path) == []
+
+
+# ---- weights
+
+
+@pytest.fixture
+def saved(smoke, tmp_path):
+    model, _ = smoke
+    path = tmp_path / "mine.safetensors"
+    training.save_model(model, path, {"dataset": "digits"})
+    return model, path
+
+
+def test_weights_come_back(saved):
+    model, path = saved
+    back, info = training.load_model(path)
+    assert torch.equal(state(model), state(back)) and back.config == model.config and info == {"dataset": "digits"}
+    torch.manual_seed(0)
+    first = model.sample(2)
+    torch.manual_seed(0)
+    torch.testing.assert_close(back.sample(2), first)
+
+
+def test_weights_that_are_damaged_or_unknown(saved):
+    _, path = saved
+    whole = path.read_bytes()
+    for broken in (whole[:200], b"PK\x03\x04 a pickle", b""):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="damaged or not a model of this project"):
+            training.load_model(path)
+    with pytest.raises(UserError, match="no weights 'realnvp-mnits'.*realnvp-mnist"):
+        training.load_model("realnvp-mnits")
+
+
+def test_shipped_weights_are_checked(saved, tmp_path, monkeypatch):
+    _, path = saved
+    monkeypatch.setattr(training, "WEIGHTS", tmp_path)
+    training.write_json(tmp_path / "index.json", {"mine": {"sha256": training.hashlib.sha256(path.read_bytes()).hexdigest()}})
+    training.load_model("mine")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for name in ("mine", path):
+        with pytest.raises(UserError, match="sha256 .* not the recorded"):
+            training.load_model(name)
+
+
+def test_every_shipped_file_is_in_order():
+    """Index, weights and record agree; the metrics themselves are measured again by `evaluate`."""
+    for name, entry in training.shipped().items():
+        model, info = training.load_model(name)
+        record = json.loads((training.ROOT / entry["record"]).read_text())
+        assert training.count_parameters(model) == entry["parameters"] == record["parameters"]
+        assert entry["metrics"] == record["metrics"] and info["dataset"] == entry["dataset"]
+        assert (training.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8 * 2**20
+        assert record["epochs"] and record["seconds"] > 0 and record["device"]
+    assert set(training.shipped()) == {path.stem for path in training.WEIGHTS.glob("*.safetensors")}
+
+
+# ---- names
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="no model 'realnvq'.*realnvp"):
+        training.recipe("realnvq", "quick", (1, 28, 28))
+    with pytest.raises(UserError, match="no profile 'fast'.*smoke, quick, full"):
+        training.recipe("realnvp", "fast", (1, 28, 28))
+
+
+def test_the_profile_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("PROFILE", "smoke")
+    assert training.pick_profile() == "smoke" and training.pick_profile("full") == "full"
+
+
+def test_without_a_compiler_it_warns_once_and_runs(digits, smoke, monkeypatch):
+    model, config = smoke
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match="torch.compile does not work here") as caught:
+        record = training.fit(model, digits, replace(config, compile=True), progress=False)
+    assert len(caught) == 1 and not record["compiled"]
+
+
+def test_schedule():
+    values = [training.schedule(step, 10, 100) for step in range(101)]
+    assert values[0] == pytest.approx(0.1, abs=0.01) and max(values) < 1 and values[-1] == pytest.approx(0)
+    assert values.index(max(values)) in (9, 10) and sorted(values[10:], reverse=True) == values[10:]
+
+
+def test_a_dataset_smaller_than_a_batch(digits, smoke):
+    model, config = smoke
+    record = training.fit(model, digits.head(train=7, validation=3), config, progress=False)
+    assert record["train_images"] == 7 and record["epochs"][0]["step"] == 1
+
+
+def test_data_dir_is_the_one_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "Bücher und Daten"))
+    assert data.data_dir() == tmp_path / "Bücher und Daten" and data.data_dir("x").name == "x"
