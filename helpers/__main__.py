@@ -98,7 +98,7 @@ def ship(args):
 def run(args):
     from helpers import notebooks  # only this command needs Jupyter
 
-    return notebooks.run(args.notebook, args.profile)
+    notebooks.run(args.notebook, args.profile)
 
 
 def parser():
@@ -141,7 +141,7 @@ def parser():
     command.set_defaults(call=ship)
 
     command = commands.add_parser("run", help="execute the notebooks; leaves copies and HTML under runs/")
-    command.add_argument("notebook", nargs="?", help="one notebook (default: all)")
+    command.add_argument("notebook", nargs="*", help="which (default: all)")
     command.add_argument("--profile")
     command.set_defaults(call=run)
     return main

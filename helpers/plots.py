@@ -3,6 +3,7 @@
 import inspect
 import io
 import math
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 SCALE = 2  # screen pixels an image pixel
 GAP = 2  # screen pixels between images
+HEADLINE = "application/vnd.image-generative-models.headline+json"  # how a notebook hands its numbers to `make run`
 
 
 def to_uint8(images) -> np.ndarray:
@@ -96,3 +98,16 @@ def table(header: list[str], rows: list[list], caption: str = "") -> None:
     plain = "\n".join(" | ".join(text(value) for value in row) for row in [header, *rows])
     html = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     display({"text/html": html, "text/plain": plain}, raw=True)
+
+
+def headline(dataset: str, **metrics) -> None:
+    """Show what this notebook measured; `make run` collects it for its table."""
+    text = ", ".join([dataset, *(f"{name} {value}" for name, value in metrics.items())])
+    display({HEADLINE: {"dataset": dataset} | metrics, "text/plain": text}, raw=True)
+
+
+def save(figure, name: str) -> None:
+    """Keep a figure in imgs/, for README and REPORT."""
+    path = Path(__file__).resolve().parent.parent / "imgs" / name
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)

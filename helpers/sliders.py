@@ -79,28 +79,24 @@ def interpolation(model, first, second) -> Explorer:
     return Explorer(model, draw, {"position": _slider("position", 0.5, 0.0, 1.0, 0.05)})
 
 
-def walk(model, image, directions, reach: float = 20.0) -> Explorer:
-    """Steps from `image` (C, H, W) along one of `directions` (K, D), unit vectors in latent space."""
+def walk(model, image, directions, reach: float = 3.0) -> Explorer:
+    """Steps from `image` (C, H, W) along one of `directions` (K, D) in latent space, in units of that direction."""
     if directions.ndim != 2 or directions.shape[1] != model.latent_dim:
         raise UserError(f"Directions of shape {tuple(directions.shape)} were given: they must be (K, {model.latent_dim}).")
     with torch.no_grad():
         start = model.encode(image[None])
-    offsets = torch.linspace(-0.5, 0.5, 5, device=start.device)[:, None] * reach / 2
+    offsets = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0], dtype=start.dtype, device=start.device)[:, None]
 
     def draw(model, direction, step):
         images = model.decode(start + (step + offsets) * directions[direction])
-        return plots.grid(
-            images, columns=5, scale=4
-        ), f"direction {direction}: the middle image is {step:+.1f} from the start, its neighbours {reach / 8:.1f} apart"
+        caption = f"direction {direction}: {step:+.1f} from the image for the one in the middle, its neighbours 0.5 apart"
+        return plots.grid(images, columns=5, scale=4), caption
 
-    return Explorer(
-        model,
-        draw,
-        {
-            "direction": _slider("direction", 0, 0, len(directions) - 1, 1, widgets.IntSlider),
-            "step": _slider("step", 0.0, -reach, reach, reach / 20),
-        },
-    )
+    controls = {
+        "direction": _slider("direction", 0, 0, len(directions) - 1, 1, widgets.IntSlider),
+        "step": _slider("step", 0.0, -reach, reach, 0.25),
+    }
+    return Explorer(model, draw, controls)
 
 
 def slerp(a, b, t: float):

@@ -1,0 +1,92 @@
+"""Execute the notebooks top to bottom; leave executed copies and HTML under runs/, and end with a table."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+
+from helpers import UserError, training
+from helpers.plots import HEADLINE
+
+
+class Client(NotebookClient):
+    """Prints what the cells print, and which cell is running for how long."""
+
+    heading = "start"
+
+    def output(self, outs, msg, display_id, cell_index):
+        if msg["msg_type"] == "stream" and msg["content"]["name"] == "stdout":
+            self.clear()
+            print(msg["content"]["text"], end="" if msg["content"]["text"].endswith("\n") else "\n", flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
+    async def async_execute_cell(self, cell, cell_index, **kwargs):
+        if cell.cell_type == "markdown" and cell.source.startswith("#"):
+            self.heading = cell.source.splitlines()[0].lstrip("# ")
+        self.cell, self.started = cell_index + 1, time.perf_counter()
+        return await super().async_execute_cell(cell, cell_index, **kwargs)
+
+    def tick(self, done: threading.Event):
+        """A line that is rewritten every second, on terminals only."""
+        while sys.stdout.isatty() and not done.wait(1):
+            seconds = time.perf_counter() - self.started
+            print(f"\r\033[K{self.heading} · cell {self.cell}/{len(self.nb.cells)} · {seconds:.0f} s", end="", flush=True)
+
+    def clear(self):
+        if sys.stdout.isatty():
+            print("\r\033[K", end="")
+
+
+def execute(path: Path, profile: str, out: Path) -> dict:
+    """Execute one notebook and write `out`/NAME.ipynb and .html, also where a cell fails; return its headline."""
+    notebook = nbformat.read(path, as_version=4)
+    environment = os.environ | {"PROFILE": profile}
+    client = Client(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, store_widget_state=True)
+    client.cell, client.started, done = 0, time.perf_counter(), threading.Event()
+    threading.Thread(target=client.tick, args=(done,), daemon=True).start()
+    started, failure = time.perf_counter(), None
+    try:
+        client.execute(env=environment)
+    except (CellExecutionError, DeadKernelError) as error:
+        failure = error
+    finally:
+        done.set()
+        client.clear()
+        out.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, out / path.name)
+        html, _ = HTMLExporter().from_notebook_node(notebook)
+        (out / path.with_suffix(".html").name).write_text(html)
+    if failure:
+        print(failure, file=sys.stderr)
+        raise UserError(f"{path.name} stopped at cell {client.cell}: see the traceback above and {out / path.name}.")
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    headlines = [output["data"][HEADLINE] for output in outputs if HEADLINE in output.get("data", {})]
+    return (headlines[-1] if headlines else {}) | {"seconds": time.perf_counter() - started}
+
+
+def run(names: list[str] | None = None, profile: str | None = None, out: str = "runs") -> None:
+    """Execute the named notebooks, or all that are here, and print a table of what they measured."""
+    profile = training.pick_profile(profile)
+    paths = [Path(name) for name in names] if names else sorted(Path().glob("0*.ipynb"))
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"There is no notebook {path}: take one of {', '.join(p.name for p in sorted(Path().glob('0*.ipynb')))}.")
+    device, rows = training.device_name(training.pick_device()), []
+    for path in paths:
+        print(f"== {path}, profile {profile}, on {device}", flush=True)
+        headline = execute(path, profile, Path(out))
+        seconds, dataset = headline.pop("seconds"), headline.pop("dataset", "")
+        metrics = ", ".join(f"{key} {value}" for key, value in headline.items())
+        rows.append([path.name, dataset, metrics, f"{seconds:.0f} s", device])
+    header = ["notebook", "data set", "metrics", "time", "device"]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    print()
+    for row in [header, ["-" * width for width in widths], *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+    print(f"\nexecuted copies and HTML are in {out}/")

@@ -1,0 +1,46 @@
+"""What must be true of every committed notebook, besides running (nbval sees to that)."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(ROOT.glob("0*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_committed_executed_in_order_and_without_errors(notebook):
+    """An unexecuted notebook would pass every NBVAL_CHECK_OUTPUT unchecked."""
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+
+
+def test_explorers_keep_their_widgets_and_pictures(notebook):
+    states = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    views = [o.data for c in notebook.cells for o in c.get("outputs", []) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    explorers = [data for data in views if "image/png" in data]
+    assert len(explorers) >= 3
+    for data in views:
+        assert data["application/vnd.jupyter.widget-view+json"]["model_id"] in states
+
+
+def test_cells_are_short(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 22, cell.source
+
+
+def test_no_path_of_a_machine_in_the_outputs(notebook):
+    assert not re.search(r"/(home|root|work|tmp|Users)/", nbformat.writes(notebook))
