@@ -26,7 +26,7 @@ test: setup
 	  --nbval-kernel-startup-timeout 120 --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS)
 
 bench: setup
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench.py --keep
 
 clean:
 	rm -rf .venv runs

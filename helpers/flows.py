@@ -189,21 +189,32 @@ class Invertible1x1(Bijection):
 
 
 class ElementwiseAffine(Bijection):
-    """z = (x - mean) * exp(-log_std), with a mean and a standard deviation for each dimension: (N, D) to the same.
+    """z = (x - mean) * exp(-log_std), with a learned mean and width for each element of `shape`.
 
-    As the last step of a flow it makes the base distribution a learned Gaussian instead of the standard one.
+    shape broadcasts with that of one image or latent: (C, 1, 1) is Glow's actnorm; (D,), as the last step of a flow,
+    makes the base distribution a learned Gaussian instead of the standard one.
     """
 
-    def __init__(self, dim):
+    def __init__(self, *shape):
         super().__init__()
-        self.mean = nn.Parameter(torch.zeros(dim))
-        self.log_std = nn.Parameter(torch.zeros(dim))
+        self.mean = nn.Parameter(torch.zeros(shape))
+        self.log_std = nn.Parameter(torch.zeros(shape))
+
+    @torch.no_grad()
+    def initialize(self, x):
+        """Start from the mean and width of a batch, so that z is standardised (Kingma & Dhariwal 2018, section 3.1)."""
+        over = [0, *(d + 1 for d, size in enumerate(self.mean.shape) if size == 1)]
+        self.mean.copy_(x.mean(dim=over, keepdim=True)[0])
+        self.log_std.copy_(x.std(dim=over, keepdim=True)[0].log())
+
+    def _log_det(self, x):
+        return self.log_std.expand(x.shape[1:]).sum().expand(len(x))
 
     def forward(self, x, context=None):
-        return (x - self.mean) * (-self.log_std).exp(), -self.log_std.sum().expand(len(x))
+        return (x - self.mean) * (-self.log_std).exp(), -self._log_det(x)
 
     def inverse(self, z, context=None):
-        return z * self.log_std.exp() + self.mean, self.log_std.sum().expand(len(z))
+        return z * self.log_std.exp() + self.mean, self._log_det(z)
 
 
 class MultiScale(Bijection):
@@ -341,7 +352,12 @@ class RealNVP(nn.Module):
             channels *= 4
             levels.append(Compose(Squeeze(), *coupling_layers(channels, couplings, net_width, config.blocks)))
             channels //= 2  # the half that goes on
-        self.flow = Compose(Logit(config.margin), MultiScale(levels, config.image_shape), ElementwiseAffine(self.latent_dim))
+        self.flow = Compose(
+            Logit(config.margin),
+            ElementwiseAffine(config.image_shape[0], 1, 1),
+            MultiScale(levels, config.image_shape),
+            ElementwiseAffine(self.latent_dim),
+        )
 
     @property
     def latent_dim(self) -> int:
@@ -350,6 +366,15 @@ class RealNVP(nn.Module):
     def regions(self):
         """The parts worth compiling: the couplings share their code, so two or three compilations serve all."""
         return [module for module in self.modules() if isinstance(module, AffineCoupling)]
+
+    @torch.no_grad()
+    def initialize(self, images) -> None:
+        """Standardise a batch of images after the logit, and its latents: training then starts near the right scale."""
+        x, _ = self.dequantization(self._bins(images))
+        for bijection in self.flow.bijections:
+            if isinstance(bijection, ElementwiseAffine):
+                bijection.initialize(x)
+            x, _ = bijection(x)
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """Mean bound on bits per dimension: `loss` is the sum of the flow's and the dequantisation's share."""

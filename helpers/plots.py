@@ -65,12 +65,11 @@ def curves(epochs: list[dict], title: str, unit: str, reference: dict | None = N
     """Training and validation loss by epoch; `reference`: label -> value, drawn as horizontal lines."""
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     numbers = [row["epoch"] for row in epochs]
-    axis.plot(numbers, [row["train_loss"] for row in epochs], "o-", label="training (mean over the epoch)")
-    axis.plot(numbers, [row["validation_loss"] for row in epochs], "s-", label="validation (after it)")
+    axis.plot(numbers, [row["train_loss"] for row in epochs], "o-", label="training (mean since the last point)")
+    axis.plot(numbers, [row["validation_loss"] for row in epochs], "s-", label="validation")
     for i, (label, value) in enumerate((reference or {}).items()):
         axis.axhline(value, color=f"C{i + 2}", linestyle="--", label=f"{label}: {value:.3f}")
     axis.set(xlabel="epoch", ylabel=unit, title=title)
-    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend()
     return figure

@@ -58,7 +58,7 @@ def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2) -> Expl
 
     def draw(model, temperature):
         images = model.decode(temperature * noise)
-        return plots.grid(images, scale=3), f"{n} samples at temperature {temperature:.2f} (the model's own is 1.00)"
+        return plots.grid(images, scale=_scale(images)), f"{n} samples at temperature {temperature:.2f} (the model's own is 1.00)"
 
     return Explorer(model, draw, {"temperature": _slider("temperature", min(0.8, highest), 0.0, highest, 0.05)})
 
@@ -74,7 +74,7 @@ def interpolation(model, first, second) -> Explorer:
         mixed = model.decode(slerp(latents[:1], latents[1:], position))
         pixel = (1 - position) * pixels[:1] + position * pixels[1:]
         strip = torch.cat([pixels[:1], mixed, pixel, pixels[1:]])
-        return plots.grid(strip, columns=4, scale=4), f"first image · latent mix · pixel mix · second image, at {position:.2f}"
+        return plots.grid(strip, columns=4, scale=_scale(strip)), f"first image · latent mix · pixel mix · second image, at {position:.2f}"
 
     return Explorer(model, draw, {"position": _slider("position", 0.5, 0.0, 1.0, 0.05)})
 
@@ -90,7 +90,7 @@ def walk(model, image, directions, reach: float = 3.0) -> Explorer:
     def draw(model, direction, step):
         images = model.decode(start + (step + offsets) * directions[direction])
         caption = f"direction {direction}: {step:+.1f} from the image for the one in the middle, its neighbours 0.5 apart"
-        return plots.grid(images, columns=5, scale=4), caption
+        return plots.grid(images, columns=5, scale=_scale(images)), caption
 
     controls = {
         "direction": _slider("direction", 0, 0, len(directions) - 1, 1, widgets.IntSlider),
@@ -104,6 +104,11 @@ def slerp(a, b, t: float):
     unit_a, unit_b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
     angle = (unit_a * unit_b).sum(1, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def _scale(images):
+    """Screen pixels an image pixel, so that an image is about 84 high."""
+    return max(1, 84 // images.shape[2])
 
 
 def _noise(model, n, seed):

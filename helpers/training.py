@@ -26,6 +26,7 @@ RESULTS = ROOT / "results"
 
 CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 30))  # what a killed run can lose at most
 CHECK_STEPS = 10  # between looks at the losses: each look makes the processor wait for the device
+REPORT = "epoch {epoch:g}: train {train_loss:.4f}, validation {validation_loss:.4f}, {seconds:.0f} s"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class TrainConfig:
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is fast at it
     compile: bool = True
     train_images: int | None = None  # the first so many of the training set; None: all
-    validation_images: int | None = 2_000  # looked at after each epoch
+    validation_images: int | None = 2_000  # the first so many, looked at in each report
+    reports_per_epoch: int = 1  # a report: a row of the record, and a call of on_epoch
 
 
 class NonFiniteLoss(UserError):
@@ -90,13 +92,14 @@ def compile_model(model) -> bool:
 # ----------------------------------------------------------------------------------------------------------- loop
 
 
-def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_epoch=None, progress=True) -> dict:
+def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_report=None, progress=True) -> dict:
     """Train `model` in place on `dataset` and return its record: configuration, device, seconds, losses by epoch.
 
-    model: has loss(images, labels) -> dict of terms with their total under "loss", config, and regions().
+    model: has loss(images, labels) -> dict of terms with their total under "loss", config, regions(), and where its
+    first weights depend on data initialize(images).
     folder: where the checkpoint is kept; None keeps none. resume: go on from the checkpoint there.
-    on_epoch(model, epoch): called after each epoch, and before the first with epoch 0; what it draws at random
-    does not change the training.
+    on_report(model, epoch): called with each report, and at the start with epoch 0; what it draws at random does not
+    change the training. With several reports an epoch, `epoch` is a fraction.
     Raises NonFiniteLoss where a term of the loss stops being finite, UserError where a checkpoint does not fit.
     """
     device = next(model.parameters()).device
@@ -115,14 +118,16 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_epoch
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type in ("cuda", "cpu"))
     identity = {"model": type(model).__name__, "model_config": asdict(model.config), "train_config": asdict(config), "dataset": dataset.name}
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they will in the checkpoint
-    step, seconds, sums, epochs = 0, 0.0, {}, []
+    step, reported, seconds, sums, rows = 0, 0, 0.0, {}, []
     checkpoint = Path(folder) / "checkpoint.pt" if folder else None
     if resume and checkpoint and checkpoint.exists():
         state = load_checkpoint(checkpoint, identity)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        step, seconds, sums, epochs = state["step"], state["seconds"], state["sums"], state["epochs"]
+        step, reported, seconds, sums, rows = (state[key] for key in ("step", "reported", "seconds", "sums", "epochs"))
         set_rng_state(state["rng"])
+    elif hasattr(model, "initialize"):
+        model.initialize(images[:1_000])
 
     compiled, compile_seconds = False, 0.0
     if config.compile:
@@ -135,49 +140,49 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_epoch
 
     def save():
         state = {"identity": identity, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng_state()}
-        state |= {"step": step, "seconds": seconds + time.perf_counter() - started, "sums": sums, "epochs": epochs}
+        state |= {"step": step, "reported": reported, "seconds": seconds + time.perf_counter() - started, "sums": sums, "epochs": rows}
         write_atomically(checkpoint, lambda file: torch.save(state, file))
         return time.perf_counter()
 
     started = saved = time.perf_counter()
-    pending = []
-    if on_epoch and step == 0:
+    pending, order = [], None
+    if on_report and step == 0:
         with aside(config.seed):
-            on_epoch(model, 0)
+            on_report(model, 0)
     bar = tqdm(total=total_steps, initial=step, disable=not progress, unit="step", mininterval=0.5)
     while step < total_steps:
-        epoch, start = divmod(step, steps_per_epoch)
-        if start == 0:
-            sums = {}
-        order = data.epoch_order(len(images), config.seed, epoch).to(device)
-        for i in range(start, steps_per_epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, total_steps)
-            index = order[i * batch_size : (i + 1) * batch_size]
-            terms = losses(images[index], labels[index])
-            optimizer.zero_grad()
-            terms["loss"].backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
-            step += 1
-            pending.append({name: term.detach() for name, term in terms.items()})
-            if len(pending) == CHECK_STEPS or i + 1 == steps_per_epoch:
-                last = collect(pending, sums, step, checkpoint)
-                bar.update(len(pending))
-                bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {last:.3f}", refresh=False)
-                pending = []
-                if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS and i + 1 < steps_per_epoch:
-                    saved = save()
-        row = {"epoch": epoch + 1, "step": step} | {f"train_{k}": v / steps_per_epoch for k, v in sums.items()}
-        with aside(config.seed):
-            row |= {f"validation_{k}": v for k, v in validate(model, dataset, config).items()}
-            row["seconds"] = round(seconds + time.perf_counter() - started, 1)
-            epochs.append(row)
-            if on_epoch:
-                on_epoch(model, epoch + 1)
-        if progress:
-            tqdm.write(f"epoch {epoch + 1}: train {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}, {row['seconds']:.0f} s")
-        if checkpoint:
+        epoch, i = divmod(step, steps_per_epoch)
+        if i == 0 or order is None:
+            order = data.epoch_order(len(images), config.seed, epoch).to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, total_steps)
+        index = order[i * batch_size : (i + 1) * batch_size]
+        terms = losses(images[index], labels[index])
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        step += 1
+        pending.append({name: term.detach() for name, term in terms.items()})
+        report = step * config.reports_per_epoch // steps_per_epoch > (step - 1) * config.reports_per_epoch // steps_per_epoch
+        if report or len(pending) == CHECK_STEPS:
+            last = collect(pending, sums, step, checkpoint)
+            bar.update(len(pending))
+            bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {last:.3f}", refresh=False)
+            pending = []
+        if report:
+            row = {"epoch": round(step / steps_per_epoch, 2), "step": step}
+            row |= {f"train_{name}": total / (step - reported) for name, total in sums.items()}
+            sums, reported = {}, step
+            with aside(config.seed):
+                row |= {f"validation_{name}": value for name, value in validate(model, dataset, config).items()}
+                row["seconds"] = round(seconds + time.perf_counter() - started, 1)
+                rows.append(row)
+                if on_report:
+                    on_report(model, row["epoch"])
+            if progress:
+                tqdm.write(REPORT.format(**row))
+        if checkpoint and not pending and (report or time.perf_counter() - saved > CHECKPOINT_SECONDS):
             saved = save()
     bar.close()
     return identity | {
@@ -190,7 +195,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_epoch
         "seconds": round(seconds + time.perf_counter() - started, 1),
         "compile_seconds": round(compile_seconds, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "epochs": epochs,
+        "epochs": rows,
     }
 
 
@@ -316,12 +321,12 @@ RECIPES = {
         TrainConfig(epochs=2, batch_size=32, warmup_steps=5, compile=False, train_images=640, validation_images=100),
     ),
     ("realnvp", "quick"): (
-        {"couplings": (4, 6), "width": (32, 48), "blocks": 1},
-        TrainConfig(epochs=2, batch_size=32, learning_rate=5e-3),
+        {"couplings": (4, 6), "width": (40, 64)},
+        TrainConfig(epochs=1, batch_size=48, learning_rate=1.5e-2, reports_per_epoch=4),
     ),
     ("realnvp", "full"): (
         {"couplings": (6, 8), "width": (40, 64)},
-        TrainConfig(epochs=20, learning_rate=4e-3),
+        TrainConfig(epochs=30, learning_rate=1e-2),
     ),
 }
 

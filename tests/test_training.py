@@ -57,7 +57,7 @@ def test_what_happens_between_epochs_leaves_no_trace(digits, smoke):
         seen.append(epoch)
         model.sample(3)
 
-    training.fit(other, digits, config, progress=False, on_epoch=look)
+    training.fit(other, digits, config, progress=False, on_report=look)
     assert seen == [0, 1] and torch.equal(state(model), state(other))
 
 
