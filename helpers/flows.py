@@ -268,17 +268,18 @@ EDGE = 2.0**-15
 class Dequantization(nn.Module):
     """Spread each 8-bit value over its bin: a density model on whole numbers could grow without bound.
 
-    forward(bins) -> (y, log_q): bins are the 256 levels as floats, (N, C, H, W); y lies in [bins, bins + 1) / 256
-    and log_q (N,) is the log-density it was drawn with. Then log p(y) - log_q is, on average, a lower bound on the
-    log-probability of the 8-bit image (Theis et al. 2016, section 3.1; Ho et al. 2019, equation 12).
+    forward(bins, base) -> (y, log_q): bins are the 256 levels as floats, (N, C, H, W); base is uniform noise of the
+    same shape, drawn if not given; y lies in [bins, bins + 1) / 256 and log_q (N,) is its log-density. Then
+    log p(y) - log_q is, on average, a lower bound on the log-probability of the 8-bit image (Theis et al. 2016,
+    section 3.1; Ho et al. 2019, equation 12).
     """
 
-    def noise(self, bins):
-        """Noise in [0, 1) and the log-density it was drawn with, (N,). Here: uniform."""
-        return torch.rand_like(bins), bins.new_zeros(len(bins))
+    def noise(self, bins, base):
+        """Noise in (0, 1) made of uniform noise `base`, and its log-density given bins, (N,). Here: as it comes."""
+        return base, bins.new_zeros(len(bins))
 
-    def forward(self, bins):
-        u, log_q = self.noise(bins)
+    def forward(self, bins, base=None):
+        u, log_q = self.noise(bins, torch.rand_like(bins) if base is None else base)
         log_q = log_q - bins[0].numel() * math.log((1 - EDGE) / 256)
         return (bins + (1 - EDGE) * u) / 256, log_q
 
@@ -297,9 +298,9 @@ class VariationalDequantization(Dequantization):
         layers = coupling_layers(channels, couplings, width, blocks, context_channels=channels, rotate=False)
         self.flow = Compose(*layers)
 
-    def noise(self, bins):
+    def noise(self, bins, base):
         context = F.pixel_unshuffle(bins / 127.5 - 1, 2)
-        eps = torch.rand_like(context).clamp(1e-6, 1 - 1e-6).logit()
+        eps = F.pixel_unshuffle(base, 2).clamp(1e-6, 1 - 1e-6).logit()
         log_q = _log_logistic(eps)
         eps, log_det = self.flow(eps, context)
         log_q = log_q - log_det - _log_logistic(eps)  # the logistic density is also the sigmoid's derivative
@@ -396,10 +397,15 @@ class RealNVP(nn.Module):
         return torch.logsumexp(torch.stack(log_weights), dim=0) - math.log(samples)
 
     def encode(self, images) -> torch.Tensor:
-        """Latents (N, D) of images: uint8 stand for the middle of their bins, floats for themselves."""
+        """Latents (N, D) of images: uint8 get the middle of the dequantisation noise, floats stand for themselves.
+
+        decode gives float images back, and uint8 images as a point of their bins: floor(256 * decode(z)).
+        """
         self._check(images)
-        y = (images.to(self.dtype) + 0.5) / 256 if images.dtype == torch.uint8 else images.to(self.dtype)
-        return self.flow(y)[0]
+        x = images.to(self.dtype)
+        if images.dtype == torch.uint8:
+            x, _ = self.dequantization(x, base=torch.full_like(x, 0.5))
+        return self.flow(x)[0]
 
     def decode(self, latents) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of latents (N, D)."""

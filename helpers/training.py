@@ -114,7 +114,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
             return model.loss(batch_images, batch_labels)
 
     torch.manual_seed(config.seed)
-    model.to(memory_format=torch.channels_last)
+    model.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type in ("cuda", "cpu"))
     identity = {"model": type(model).__name__, "model_config": asdict(model.config), "train_config": asdict(config), "dataset": dataset.name}
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they will in the checkpoint
@@ -160,7 +160,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
         terms = losses(images[index], labels[index])
         optimizer.zero_grad()
         terms["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         step += 1
         pending.append({name: term.detach() for name, term in terms.items()})
@@ -318,7 +318,7 @@ PROFILES = ("smoke", "quick", "full")
 RECIPES = {
     ("realnvp", "smoke"): (
         {"couplings": (1, 1), "width": (8, 8), "blocks": 1, "dequantization_couplings": 1, "dequantization_width": 8},
-        TrainConfig(epochs=2, batch_size=32, warmup_steps=5, compile=False, train_images=640, validation_images=100),
+        TrainConfig(epochs=2, batch_size=32, learning_rate=1e-2, warmup_steps=5, compile=False, train_images=640, validation_images=100),
     ),
     ("realnvp", "quick"): (
         {"couplings": (4, 6), "width": (40, 64)},

@@ -36,6 +36,7 @@ BIJECTIONS = {
     "coupling, context": lambda: (AffineCoupling(channel_mask(4), 4, 6, 1, context_channels=1), (4, 2, 2)),
     "1x1 convolution": lambda: (Invertible1x1(4), (4, 2, 2)),
     "elementwise affine": lambda: (ElementwiseAffine(12), (12,)),
+    "actnorm": lambda: (ElementwiseAffine(3, 1, 1), (3, 2, 2)),
     "multi-scale": lambda: (MultiScale([Squeeze(), Compose(Squeeze(), *coupling_layers(8, 2, 6, 1))], (1, 4, 4)), (1, 4, 4)),
     "whole flow": lambda: (tiny_flow((1, 4, 4)).flow, (1, 4, 4)),
 }
@@ -75,9 +76,22 @@ def test_decode_inverts_encode(shape):
 def test_eight_bit_images_survive_a_round_trip():
     model = tiny_flow()
     images = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    assert torch.equal(model.encode(images), model.encode(images))  # nothing is drawn at random
     assert torch.equal((model.decode(model.encode(images)) * 256).floor().to(torch.uint8), images)
     as_float = images.double() / 255  # k / 255 must fall into bin k
     assert torch.equal(model._bins(as_float), model._bins(images))
+
+
+def test_training_starts_standardised():
+    """After `initialize`, the latents of that batch have mean 0 and width 1, in every dimension."""
+    torch.manual_seed(0)
+    model = tiny_flow()
+    images = torch.randint(0, 256, (512, 1, 8, 8), dtype=torch.uint8)
+    torch.manual_seed(1)
+    model.initialize(images)
+    torch.manual_seed(1)
+    latents, _ = model.flow(model.dequantization(images.double())[0])
+    assert latents.mean(0).abs().max() < 1e-6 and (latents.std(0) - 1).abs().max() < 1e-6
 
 
 def test_couplings_start_as_the_identity():
@@ -130,7 +144,7 @@ def test_variational_density_integrates_to_one():
     torch.manual_seed(0)
     module = stir(VariationalDequantization(1, 2, 6, 1), 0.1).double()
     bins = torch.randint(0, 256, (1, 1, 2, 2)).double().expand(40_000, -1, -1, -1)
-    _, log_q = module.noise(bins)
+    _, log_q = module.noise(bins, torch.rand_like(bins))
     assert abs((-log_q).exp().mean().item() - 1) < 0.05
     assert log_q.std() > 0.02  # it is not simply uniform
 

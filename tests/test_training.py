@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 
 from helpers import UserError, data, training
@@ -21,7 +22,7 @@ COMMAND = [sys.executable, "-m", "helpers", "train", "realnvp", "--dataset", "di
 
 
 def weights(folder):
-    return (folder / "model.safetensors").read_bytes().partition(b"__metadata__")[2].partition(b"}")[2]
+    return safetensors.torch.load_file(folder / "model.safetensors")
 
 
 def state(model):
@@ -29,10 +30,11 @@ def state(model):
 
 
 def test_training_learns(digits):
-    model, config = training.recipe("realnvp", "smoke", digits.image_shape)
+    model, config = training.recipe("realnvp", "smoke", digits.image_shape, reports_per_epoch=2)
     record = training.fit(model, digits, config, progress=False)
     first, last = record["epochs"][0], record["epochs"][-1]
-    assert last["validation_loss"] < first["validation_loss"] - 0.5
+    assert [row["epoch"] for row in record["epochs"]] == [0.5, 1.0, 1.5, 2.0]
+    assert last["validation_loss"] < first["validation_loss"] - 0.1
     assert abs(last["train_loss"] - last["train_flow"] - last["train_dequantization"]) < 1e-4
     assert record["parameters"] == state(model).numel() and record["device"] and record["seconds"] > 0
     json.dumps(record)
@@ -67,7 +69,7 @@ def test_killed_and_resumed_ends_bit_equal(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*COMMAND, "--folder", str(whole)], check=True, env=env, capture_output=True)
     rng, kills = random.Random(0), 0
-    while kills < 4:
+    while kills < 3:
         process = subprocess.Popen([*COMMAND, "--resume", "--folder", str(broken)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = (broken / "checkpoint.pt").stat().st_mtime if (broken / "checkpoint.pt").exists() else 0
         while process.poll() is None and not ((broken / "checkpoint.pt").exists() and (broken / "checkpoint.pt").stat().st_mtime > before):
@@ -80,7 +82,8 @@ def test_killed_and_resumed_ends_bit_equal(tmp_path):
         kills += 1
     assert kills >= 2
     subprocess.run([*COMMAND, "--resume", "--folder", str(broken)], check=True, env=env, capture_output=True)
-    assert weights(broken) == weights(whole)
+    expected, found = weights(whole), weights(broken)
+    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
     a, b = (json.loads((folder / "result.json").read_text()) for folder in (whole, broken))
     assert [row["train_loss"] for row in a["epochs"]] == [row["train_loss"] for row in b["epochs"]]
     assert a["metrics"] == b["metrics"]
@@ -90,7 +93,7 @@ def test_a_checkpoint_of_another_configuration(digits, smoke, tmp_path):
     model, config = smoke
     training.fit(model, digits, config, tmp_path, progress=False)
     for other in (replace(config, learning_rate=1.0), replace(config, epochs=9)):
-        with pytest.raises(UserError, match=r"another configuration \(train_config\.(learning_rate: 0.002|epochs: 1) there"):
+        with pytest.raises(UserError, match=r"another configuration \(train_config\.(learning_rate: 0.01|epochs: 1) there"):
             training.fit(model, digits, other, tmp_path, resume=True, progress=False)
 
 
@@ -123,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits, smoke, tmp_path, step, 
     plain, config = smoke
     model = Breaking(plain.config)
     model.breaks_at = step
-    with pytest.raises(training.NonFiniteLoss, match=rf"At step {step} the loss stopped being finite \(loss, flow\); .*{kept}"):
+    with pytest.raises(training.NonFiniteLoss, match=rf"At step {step} the loss stopped being finite \(loss, flow, gradient_norm\); .*{kept}"):
         training.fit(model, digits, replace(config, epochs=3), tmp_path, progress=False)
     if (tmp_path / "checkpoint.pt").exists():
         saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
