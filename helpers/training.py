@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -79,6 +80,8 @@ def pick_precision(device) -> str:
 
 def compile_model(model) -> bool:
     """Compile the model's regions; without a working compiler warn once, stay eager and return False."""
+    if not torch.cuda.is_available():  # else it warns of a missing GPU wherever CUDA's compiler is installed
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=next(model.parameters()).device))
     except Exception as error:  # the compiler raises whatever its tool chain raises
