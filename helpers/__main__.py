@@ -41,14 +41,16 @@ def train(args):
         print(f"\nStopped: {kept}.", file=sys.stderr)
         return 130
     record |= {"profile": profile, "model": args.model, "command": " ".join(["python -m helpers", *sys.argv[1:]])}
-    record["metrics"] = metrics.evaluate(model, dataset, progress=True)
     training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
+    record["metrics"] = metrics.evaluate(model, dataset, progress=True)
     training.write_json(folder / "result.json", record)
     print(f"test bits/dim {record['metrics']['bits_per_dim']:.4f} after {record['seconds']:.0f} s; {folder / 'model.safetensors'}")
 
 
 def evaluate(args):
     device = training.pick_device()
+    if args.samples < 1:
+        raise UserError(f"{args.samples} importance samples were asked for: ask for at least 1.")
     with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
         model, info = training.load_model(args.weights, device)
         dataset = data.load(args.dataset or info["dataset"], args.data, device)
@@ -73,7 +75,7 @@ def sample(args):
     model, _ = training.load_model(args.weights, device)
     if Path(args.out).suffix.lower() != ".png":
         raise UserError(f"{args.out} was given as --out: give the name of a .png file.")
-    torch.manual_seed(args.seed)
+    torch.manual_seed(training.check_seed(args.seed))
     images = model.sample(args.count, args.temperature)
     training.write_atomically(args.out, lambda file: file.write(plots.png(plots.grid(images))))
     print(f"{args.count} samples at temperature {args.temperature} in {args.out}")

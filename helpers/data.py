@@ -90,6 +90,7 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
     (N, H, W, C), and integer arrays train_labels and test_labels (N,).
     fallback: a data set to take instead when the one asked for can't be had; a banner then says so.
     validation: how many training images to hold out (at most a tenth of them).
+    The name of one's own data set is its path: an .npz called mnist.npz is never taken for MNIST.
     Raises UserError where the name is unknown, or files are missing, damaged or not what they should be.
     """
     try:
@@ -104,7 +105,7 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
     held_out = min(validation, len(order) // 10)
     train, held = order[held_out:], order[:held_out]
     return Dataset(
-        Path(name).stem, classes,
+        name, classes,
         train_images[train], train_labels[train],
         train_images[held], train_labels[held],
         test_images, test_labels,
@@ -202,6 +203,8 @@ def _read_npz(path):
         if images.shape[1] not in (1, 3):
             raise UserError(f"{path} has images of {images.shape[1]} channels, (N, H, W, C) being expected: grey (1) or colour (3) is allowed.")
         result += [images, labels.astype(np.int64)]
+    if len(result[0]) < 10 or len(result[2]) < 2:
+        raise UserError(f"{path} has {len(result[0])} training and {len(result[2])} test images: at least 10 and 2 are needed.")
     if result[0].shape[1:] != result[2].shape[1:]:
         raise UserError(f"{path} has training images of {result[0].shape[1:]} but test images of {result[2].shape[1:]}: make them equal.")
     return result

@@ -83,9 +83,10 @@ class Squeeze(Bijection):
 
 
 class Logit(Bijection):
-    """From the box [0, 1] to the whole line, so that no sample can fall outside the range of an image.
+    """From the box [0, 1] to the whole line: whatever noise comes back, it ends up in the range of an image.
 
-    z = logit(margin + (1 - 2 margin) x) (Dinh et al. 2017, section 4.1); the margin keeps 0 and 1 finite.
+    z = logit(margin + (1 - 2 margin) x) (after Dinh et al. 2017, section 4.1); the margin keeps 0 and 1 finite. The
+    inverse stays within [-margin, 1 + margin], up to rounding.
     """
 
     def __init__(self, margin=1e-5):
@@ -117,8 +118,8 @@ class AffineCoupling(Bijection):
     """Scale and shift one part of x by amounts that a network reads off the other part.
 
     z = x where mask is 1, and (x + t) * exp(s) where it is 0, with (s, t) = net(mask * x, context)
-    (Dinh et al. 2017, equations 7 and 8). The Jacobian is triangular, so log_det is the sum of s, and the network
-    itself is never inverted. The first s and t are 0: the coupling starts as the identity.
+    (Dinh et al. 2017, equation 9, but shifting before scaling). The Jacobian is triangular, so log_det is the sum of
+    s, and the network itself is never inverted. The first s and t are 0: the coupling starts as the identity.
     mask: 0/1 of a shape that broadcasts with (C, H, W); channels: C.
     """
 
@@ -389,6 +390,8 @@ class RealNVP(nn.Module):
 
         The mean of `samples` importance weights p(y) / q(y), in logs (Burda et al. 2016, equation 8).
         """
+        if samples < 1:
+            raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
         bins = self._bins(images)
         log_weights = []
         for _ in range(samples):
@@ -397,8 +400,9 @@ class RealNVP(nn.Module):
         return torch.logsumexp(torch.stack(log_weights), dim=0) - math.log(samples)
 
     def encode(self, images) -> torch.Tensor:
-        """Latents (N, D) of images: uint8 get the middle of the dequantisation noise, floats stand for themselves.
+        """Latents (N, D) of images: floats stand for themselves, uint8 images get the median of the base noise.
 
+        Nothing is drawn at random, so the latents of uint8 images are nearer to 0 than those that training saw.
         decode gives float images back, and uint8 images as a point of their bins: floor(256 * decode(z)).
         """
         self._check(images)
@@ -422,8 +426,8 @@ class RealNVP(nn.Module):
             raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
         if labels is not None:
             raise UserError("Labels were given, but this RealNVP knows none: leave them out.")
-        noise = torch.randn(n, self.latent_dim, dtype=self.dtype, device=next(self.parameters()).device)
-        return self.decode(temperature * noise)
+        noise = torch.randn(n, self.latent_dim, dtype=self.dtype).to(next(self.parameters()).device)  # one seed, one picture, on any device
+        return torch.cat([self.decode(temperature * part) for part in noise.split(500)])
 
     @property
     def dtype(self):
@@ -444,7 +448,7 @@ class RealNVP(nn.Module):
             expected = ", ".join(map(str, self.config.image_shape))
             raise UserError(f"Images of shape {tuple(images.shape)} were given: this model takes (N, {expected}).")
         if images.dtype != torch.uint8:
-            if not images.is_floating_point():
-                raise UserError(f"Images of {images.dtype} were given: they must be uint8, or floats in [0, 1].")
+            if images.dtype not in (torch.float32, torch.float64):  # half precision can't tell 256 levels apart
+                raise UserError(f"Images of {images.dtype} were given: they must be uint8, or float32 or float64 in [0, 1].")
             if not ((images >= 0) & (images <= 1)).all():  # a NaN fails too
                 raise UserError("Float images must lie in [0, 1] without NaN: divide 8-bit values by 255.")

@@ -26,7 +26,8 @@ class ChannelNorm(nn.Module):
 class GatedBlock(nn.Module):
     """Residual block with a gated update: norm(x + a * sigmoid(b)), where [a, b] = net(x); (N, C, H, W) to the same.
 
-    The gate lets the block decide pixel by pixel how much to change (van den Oord et al. 2016, equation 2).
+    The gate lets the block decide pixel by pixel how much to change (van den Oord et al. 2016, equation 2, without
+    its tanh).
     """
 
     def __init__(self, channels):

@@ -61,7 +61,7 @@ def execute(path: Path, profile: str, out: Path) -> dict:
         out.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, out / path.name)
         html, _ = HTMLExporter().from_notebook_node(notebook)
-        (out / path.with_suffix(".html").name).write_text(html)
+        (out / path.with_suffix(".html").name).write_text(html, encoding="utf-8")
     if failure:
         print(failure, file=sys.stderr)
         raise UserError(f"{path.name} stopped at cell {client.cell}: see the traceback above and {out / path.name}.")

@@ -45,7 +45,7 @@ class TrainConfig:
     compile: bool = True
     train_images: int | None = None  # the first so many of the training set; None: all
     validation_images: int | None = 2_000  # the first so many, looked at in each report
-    reports_per_epoch: int = 1  # a report: a row of the record, and a call of on_epoch
+    reports_per_epoch: int = 1  # a report: a row of the record, and a call of on_report
 
 
 class NonFiniteLoss(UserError):
@@ -56,6 +56,8 @@ class NonFiniteLoss(UserError):
 
 
 def pick_device() -> torch.device:
+    """The GPU if there is one. Float32 then means float32: in TF32 the inverse of a convolution is no inverse."""
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -299,12 +301,14 @@ def write_atomically(path, write) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        with contextlib.suppress(OSError):
-            Path(temporary or "").unlink()
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(
             f"{path} could not be written ({reason}): free some space or choose another folder; what was there before is unharmed."
         ) from error
+    finally:
+        if temporary:  # still there only if something went wrong, Ctrl-C included
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
 
 
 def write_json(path, content) -> None:
@@ -348,6 +352,12 @@ def check_model(name: str) -> str:
     return name
 
 
+def check_seed(seed: int) -> int:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"The seed {seed} was given: take a whole number from 0 to {2**32 - 1}.")
+    return seed
+
+
 def recipe(model: str, profile: str, image_shape, **changes):
     """An untrained model for images of `image_shape` and its TrainConfig; `changes` override fields of the latter.
 
@@ -356,7 +366,7 @@ def recipe(model: str, profile: str, image_shape, **changes):
     settings, train_config = RECIPES[check_model(model), pick_profile(profile)]
     train_config = replace(train_config, **changes)
     kind, model_config = MODELS[model]
-    torch.manual_seed(train_config.seed)
+    torch.manual_seed(check_seed(train_config.seed))
     return kind(model_config(image_shape=tuple(image_shape), **settings)), train_config
 
 
@@ -383,7 +393,7 @@ def load_model(weights, device="cpu"):
     if not path.is_file():
         raise UserError(f"There are no weights {str(weights)!r}: take one of {', '.join(index) or '(none shipped yet)'}, or a .safetensors file.")
     content = path.read_bytes()
-    if path.resolve().parent == WEIGHTS and path.stem in index:
+    if str(weights) in index or (path.resolve().parent == WEIGHTS.resolve() and path.stem in index):
         found = hashlib.sha256(content).hexdigest()
         if found != index[path.stem]["sha256"]:
             raise UserError(f"{path} has the sha256 {found}, not the recorded {index[path.stem]['sha256']}: fetch it again.")

@@ -83,6 +83,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         (("sample", "WEIGHTS", "--temperature", "-1", "--out", "a.png"), "-1.0"),
         (("sample", "WEIGHTS", "--temperature", "nan", "--out", "a.png"), "nan"),
         (("sample", "WEIGHTS", "--out", "a.txt"), ".png"),
+        (("sample", "WEIGHTS", "--seed", "-1", "--out", "a.png"), "seed -1"),
+        (("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--seed", "1" + "0" * 20), "from 0 to"),
+        (("evaluate", "WEIGHTS", "--samples", "0"), "at least 1"),
         (("sample", "WEIGHTS", "--out", "/dev/null/a.png"), "could not be written"),
     ],
 )

@@ -61,6 +61,7 @@ def write_npz(folder, train=None, **changes):
 def test_own_grey_and_colour_images(tmp_path):
     grey = data.load(str(write_npz(tmp_path)))
     assert grey.image_shape == (1, 8, 8) and grey.classes == ("0", "1", "2")
+    assert grey.name == str(tmp_path / "mine é.npz")  # from this name `evaluate` finds it again
     colour = {"train_images": np.zeros((60, 8, 8, 3), np.uint8), "test_images": np.zeros((40, 8, 8, 3), np.uint8)}
     assert data.load(str(write_npz(tmp_path, **colour))).image_shape == (3, 8, 8)
 
@@ -74,6 +75,7 @@ def test_own_grey_and_colour_images(tmp_path):
         ({"train_labels": np.arange(59)}, "60 integers"),
         ({"train_labels": np.arange(60) - 1}, "from 0 up"),
         ({"train_images": np.zeros((60, 8, 8, 2), np.uint8)}, "2 channels"),
+        ({"train_images": np.zeros((9, 8, 8), np.uint8), "train_labels": np.arange(9)}, "9 training and 40 test images: at least 10 and 2"),
         ({"test_images": np.zeros((40, 8, 9), np.uint8)}, r"\(1, 8, 8\).*\(1, 8, 9\)"),
         ({"train_labels": np.array([None] * 60, object)}, "can't be read"),
     ],

@@ -212,6 +212,8 @@ GREY = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
         (lambda m: m.loss(GREY[:, 0]), r"\(2, 8, 8\).*\(N, 1, 8, 8\)"),
         (lambda m: m.loss(GREY.expand(2, 3, 8, 8)), r"\(2, 3, 8, 8\).*\(N, 1, 8, 8\)"),
         (lambda m: m.encode(GREY.int()), "int32.*uint8"),
+        (lambda m: m.loss(GREY.half()), "float16.*float32"),
+        (lambda m: m.log_prob(GREY, samples=0), "0 importance samples.*at least 1"),
         (lambda m: m.loss(GREY.float() + 2), r"\[0, 1\].*255"),
         (lambda m: m.loss(GREY.float() * math.nan), "NaN"),
         (lambda m: m.sample(0), "at least 1"),

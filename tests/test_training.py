@@ -146,6 +146,15 @@ def test_a_full_disk_harms_nothing(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
+def test_ctrl_c_while_saving_leaves_nothing_behind(tmp_path):
+    def interrupt(file):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.write_atomically(tmp_path / "file", interrupt)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_torch_save_on_a_really_full_disk(tmp_path, monkeypatch):
     """torch.save reports a full disk in its own way."""
