@@ -85,11 +85,11 @@ def walk(model, image, directions, reach: float = 3.0) -> Explorer:
         raise UserError(f"Directions of shape {tuple(directions.shape)} were given: they must be (K, {model.latent_dim}).")
     with torch.no_grad():
         start = model.encode(image[None])
-    offsets = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0], dtype=start.dtype, device=start.device)[:, None]
+    offsets = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=start.dtype, device=start.device)[:, None]
 
     def draw(model, direction, step):
         images = model.decode(start + (step + offsets) * directions[direction])
-        caption = f"direction {direction}: {step:+.1f} from the image for the one in the middle, its neighbours 0.5 apart"
+        caption = f"direction {direction}: {step:+.1f} from the image for the one in the middle, its neighbours 1 apart"
         return plots.grid(images, columns=5, scale=_scale(images)), caption
 
     controls = {
