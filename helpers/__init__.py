@@ -1,4 +1,4 @@
-"""Image generative models, small enough to read: the package behind the four notebooks."""
+"""Image generative models, small enough to read: the package behind the notebooks."""
 
 
 class UserError(ValueError):
