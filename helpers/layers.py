@@ -23,6 +23,16 @@ class ChannelNorm(nn.Module):
         return centred * torch.rsqrt(variance + self.eps) * self.gain + self.bias
 
 
+class ELU(nn.Module):
+    """x where it is positive, exp(x) - 1 where not (Clevert et al. 2016, equation 1).
+
+    The function of nn.ELU, but through exp instead of expm1: compiled for a processor, that is much faster.
+    """
+
+    def forward(self, x):
+        return x.clamp(min=0) + (x.clamp(max=0).exp() - 1)
+
+
 class GatedBlock(nn.Module):
     """Residual block with a gated update: norm(x + a * sigmoid(b)), where [a, b] = net(x); (N, C, H, W) to the same.
 
@@ -33,9 +43,9 @@ class GatedBlock(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.net = nn.Sequential(
-            nn.ELU(),
+            ELU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ELU(),
+            ELU(),
             nn.Conv2d(channels, 2 * channels, 1),
         )
         self.norm = ChannelNorm(channels)
@@ -57,7 +67,7 @@ class GatedConvNet(nn.Module):
         self.net = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1),
             *(GatedBlock(width) for _ in range(blocks)),
-            nn.ELU(),
+            ELU(),
             nn.Conv2d(width, out_channels, 3, padding=1),
         )
         nn.init.zeros_(self.net[-1].weight)

@@ -24,6 +24,7 @@ from helpers.flows import (
     checkerboard_mask,
     coupling_layers,
 )
+from helpers.layers import ELU
 
 SHAPES = [(1, 28, 28), (1, 28, 56), (3, 32, 32)]
 
@@ -92,6 +93,14 @@ def test_training_starts_standardised():
     torch.manual_seed(1)
     latents, _ = model.flow(model.dequantization(images.double())[0])
     assert latents.mean(0).abs().max() < 1e-6 and (latents.std(0) - 1).abs().max() < 1e-6
+
+
+def test_elu_is_elu():
+    x = torch.linspace(-30, 30, 1001, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(ELU()(x), torch.nn.functional.elu(x), rtol=0, atol=1e-12)
+    mine, theirs = (torch.autograd.grad(f(x).sum(), x)[0] for f in (ELU(), torch.nn.functional.elu))
+    away = x.detach().abs() > 1e-9  # at 0 itself either side's slope is 1, clamp's are shared differently
+    torch.testing.assert_close(mine[away], theirs[away], rtol=0, atol=1e-12)
 
 
 def test_couplings_start_as_the_identity():
