@@ -16,6 +16,10 @@ def run_folder(model, dataset, profile, seed) -> Path:
     return Path("runs") / f"{model}-{Path(dataset).stem}-{profile}-{seed}"
 
 
+def describe(metrics) -> str:
+    return ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items())
+
+
 def train(args):
     profile = training.pick_profile(args.profile)
     changes = {"seed": args.seed} | ({"epochs": args.epochs} if args.epochs is not None else {})
@@ -24,7 +28,9 @@ def train(args):
     training.check_model(args.model)
     device = training.pick_device()
     dataset = data.load(args.dataset, device=device)
-    model, config = training.recipe(args.model, profile, dataset.image_shape, **changes)
+    model, config = training.recipe(args.model, profile, dataset, **changes)
+    if args.start:
+        training.start_from(model, args.start)
     folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists() and not args.resume:
@@ -40,11 +46,12 @@ def train(args):
         kept = f"{checkpoint} is kept; the same command with --resume goes on from there" if checkpoint.exists() else "no checkpoint was due yet"
         print(f"\nStopped: {kept}.", file=sys.stderr)
         return 130
-    record |= {"profile": profile, "model": args.model, "command": " ".join(["python -m helpers", *sys.argv[1:]])}
+    model.eval()
+    record |= {"profile": profile, "model": args.model, "start": args.start, "command": " ".join(["python -m helpers", *sys.argv[1:]])}
     training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
     record["metrics"] = metrics.evaluate(model, dataset, progress=True)
     training.write_json(folder / "result.json", record)
-    print(f"test bits/dim {record['metrics']['bits_per_dim']:.4f} after {record['seconds']:.0f} s; {folder / 'model.safetensors'}")
+    print(f"test: {describe(record['metrics'])}, after {record['seconds']:.0f} s; {folder / 'model.safetensors'}")
 
 
 def evaluate(args):
@@ -72,11 +79,21 @@ def evaluate(args):
 
 def sample(args):
     device = training.pick_device()
-    model, _ = training.load_model(args.weights, device)
+    model, info = training.load_model(args.weights, device)
+    if not hasattr(model, "sample"):
+        raise UserError(f"{args.weights} is a {info['dataset']} classifier and draws nothing: take the weights of a generative model.")
     if Path(args.out).suffix.lower() != ".png":
         raise UserError(f"{args.out} was given as --out: give the name of a .png file.")
     torch.manual_seed(training.check_seed(args.seed))
-    images = model.sample(args.count, args.temperature)
+    labels = None
+    if model.config.classes:
+        count = model.config.classes**model.config.parts
+        labels = torch.arange(args.count, device=device) % count
+        if args.label is not None:
+            labels = torch.full_like(labels, data.label(args.label, data.CLASSES.get(info["dataset"], tuple(map(str, range(count))))))
+    elif args.label is not None:
+        raise UserError(f"The label {args.label!r} was given, but {args.weights} knows no labels: leave it out.")
+    images = model.sample(args.count, args.temperature, labels)
     training.write_atomically(args.out, lambda file: file.write(plots.png(plots.grid(images))))
     print(f"{args.count} samples at temperature {args.temperature} in {args.out}")
 
@@ -89,8 +106,7 @@ def list_(args):
     for kind in ("models", "datasets", "profiles"):
         print(f"{kind:9} {', '.join(names[kind])}")
     for name, entry in names["weights"].items():
-        values = ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in entry["metrics"].items())
-        print(f"weights   {name}: {entry['parameters']:,} parameters, {values}")
+        print(f"weights   {name}: {entry['parameters']:,} parameters, {describe(entry['metrics'])}")
 
 
 def ship(args):
@@ -117,6 +133,7 @@ def parser():
     command.add_argument("--profile", help=f"{', '.join(training.PROFILES)} (default: what the hardware suggests)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--epochs", type=int, help="instead of the profile's")
+    command.add_argument("--start", metavar="WEIGHTS", help="start from trained weights, as far as they fit, instead of at random")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     command.add_argument("--folder", help="where to keep checkpoint, weights and record")
     command.set_defaults(call=train)
@@ -133,6 +150,7 @@ def parser():
     command.add_argument("weights", help="a shipped name such as realnvp-mnist, or a .safetensors file")
     command.add_argument("--count", type=int, default=64)
     command.add_argument("--temperature", type=float, default=1.0)
+    command.add_argument("--label", help="of a conditional model: the class to draw, such as 3, Sandal or 37 (default: all in turn)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, metavar="FILE.png")
     command.set_defaults(call=sample)

@@ -18,7 +18,9 @@ from helpers import UserError
 DIGITS = tuple("0123456789")
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NAMES = ("mnist", "fashion", "cifar10", "digits")
+PAIRS = tuple(f"{i:02}" for i in range(100))
+CLASSES = {"mnist": DIGITS, "fashion": FASHION, "cifar10": CIFAR10, "digits": DIGITS, "pairs": PAIRS}
+NAMES = tuple(CLASSES)
 
 # MD5 of the published IDX files, unpacked: torchvision itself checks only the archives it downloads.
 IDX_MD5 = {
@@ -55,6 +57,7 @@ class Dataset:
     validation_labels: torch.Tensor
     test_images: torch.Tensor
     test_labels: torch.Tensor
+    parts: int = 1  # images side by side in one, as in `pairs`; a label is then a number of so many digits
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -78,13 +81,21 @@ class Dataset:
         )
 
 
+def label(name: str, classes: tuple[str, ...]) -> int:
+    """The label of a class by its name: "7" or "Sandal", or "37" of `pairs`. UserError for a name that is none."""
+    if name not in classes:
+        known = ", ".join(classes) if len(classes) <= 10 else f"{classes[0]}, {classes[1]}, ... {classes[-1]}"
+        raise UserError(f"There is no class {name!r}: take one of {known}.")
+    return classes.index(name)
+
+
 def data_dir(root: str | os.PathLike | None = None) -> Path:
     """The folder that holds the data sets: `root`, else the environment variable DATA_DIR, else data/."""
     return Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
 
 
 def load(name: str, root=None, device="cpu", fallback: str | None = None, validation: int = 5_000, seed: int = 0) -> Dataset:
-    """Load a data set; download it when it is not there yet.
+    """Load a data set; download it when it is not there yet. "pairs" are pairs of MNIST's digits.
 
     name: one of NAMES, or the path of an .npz with uint8 arrays train_images and test_images, (N, H, W) or
     (N, H, W, C), and integer arrays train_labels and test_labels (N,).
@@ -93,6 +104,9 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
     The name of one's own data set is its path: an .npz called mnist.npz is never taken for MNIST.
     Raises UserError where the name is unknown, or files are missing, damaged or not what they should be.
     """
+    if name == "pairs":
+        of = load("mnist", root, device, fallback, validation)
+        return pairs(of, seed)
     try:
         arrays, classes = _read(name, data_dir(root))
     except DataUnavailable as error:
@@ -110,6 +124,23 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
         train_images[held], train_labels[held],
         test_images, test_labels,
     ).to(device)  # fmt: skip
+
+
+def pairs(dataset: Dataset, seed: int = 0) -> Dataset:
+    """Two images side by side, (N, C, H, 2W), with the two-digit label of both: a 3 left of a 7 is 37.
+
+    Each part of `dataset`, which needs ten classes, is paired with itself in a random order that `seed` fixes, so that
+    what was held out stays held out; there are as many pairs as there were images.
+    """
+    if len(dataset.classes) != 10:
+        raise UserError(f"{dataset.name} has {len(dataset.classes)} classes: pairs are made of data sets with ten.")
+    tensors = {}
+    for i, split in enumerate(("train", "validation", "test")):
+        images, labels = dataset.part(split)
+        left, right = (epoch_order(len(images), seed, 2 * i + side).to(images.device) for side in (0, 1))
+        tensors[f"{split}_images"] = torch.cat([images[left], images[right]], dim=3)
+        tensors[f"{split}_labels"] = 10 * labels[left] + labels[right]
+    return replace(dataset, name="pairs", classes=PAIRS, parts=2, **tensors)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:

@@ -30,6 +30,8 @@ class RealNVPConfig:
     dequantization_couplings: int = 4  # of the variational dequantisation; 0 makes it uniform
     dequantization_width: int = 32
     margin: float = 1e-5  # the logit sees [margin, 1 - margin] instead of [0, 1]
+    classes: int = 0  # above 0 the density is conditional, log p(x|y), and every coupling network sees the label
+    parts: int = 1  # parts side by side, each of its own class: the label 37 of a pair of digits is a 3 left of a 7
 
 
 # ---------------------------------------------------------------------------------------------------- bijections
@@ -39,7 +41,7 @@ class Bijection(nn.Module):
     """An invertible map with a known Jacobian.
 
     forward(x, context) -> (z, log_det) and inverse(z, context) -> (x, log_det), log_det of shape (N,) in nats being
-    the log-determinant of the direction just computed: the two of a round trip cancel. `context` (N, C', H, W) is
+    the log-determinant of the direction just computed: the two of a round trip cancel. `context` (N, C', H', W') is
     what the map may look at without transforming it; most maps ignore it.
     """
 
@@ -119,20 +121,21 @@ class AffineCoupling(Bijection):
 
     z = x where mask is 1, and (x + t) * exp(s) where it is 0, with (s, t) = net(mask * x, context)
     (Dinh et al. 2017, equation 9, but shifting before scaling). The Jacobian is triangular, so log_det is the sum of
-    s, and the network itself is never inverted. The first s and t are 0: the coupling starts as the identity.
-    mask: 0/1 of a shape that broadcasts with (C, H, W); channels: C.
+    s, and the network itself is never inverted: it may be any that makes 2C channels of C (and of those of the
+    context, which is stretched over the image where it is coarser).
+    mask: 0/1 of a shape that broadcasts with (C, H, W).
     """
 
-    def __init__(self, mask, channels, width, blocks, context_channels=0):
+    def __init__(self, mask, channels, net):
         super().__init__()
         self.register_buffer("mask", mask[None], persistent=False)
-        self.net = GatedConvNet(channels + context_channels, 2 * channels, width, blocks)
-        self.log_range = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.net = net
+        self.log_range = nn.Parameter(torch.zeros(1, channels, *[1] * (mask.ndim - 1)))
 
     def scale_and_shift(self, x, context):
         seen = x * self.mask
         if context is not None:
-            seen = torch.cat([seen, context], dim=1)
+            seen = torch.cat([seen, F.interpolate(context, size=x.shape[2:])], dim=1)
         s, t = self.net(seen).to(x.dtype).chunk(2, dim=1)
         # A learned bound on s: exp(s) can neither explode early in training nor be held back later.
         bound = self.log_range.exp()
@@ -318,7 +321,8 @@ def coupling_layers(channels, couplings, width, blocks, context_channels=0, rota
     layers = []
     for _ in range(couplings):
         layers.append(Invertible1x1(channels, rotate))
-        layers.append(AffineCoupling(channel_mask(channels), channels, width, blocks, context_channels))
+        net = GatedConvNet(channels + context_channels, 2 * channels, width, blocks)
+        layers.append(AffineCoupling(channel_mask(channels), channels, net))
     return layers
 
 
@@ -330,36 +334,45 @@ class RealNVP(nn.Module):
 
     Images are uint8, or floats in [0, 1] that stand for the bin they fall into (k / 255 falls into bin k); their
     shape is (N, *config.image_shape). Latents are (N, D) with D = C * H * W, standard normal under the model.
+    With config.classes the model is conditional: labels (N,), whole numbers below classes ** parts, must be given
+    (as Ardizzone et al. 2019 do); without, they must not, except that `loss` ignores them.
     Raises UserError where images, labels, counts or temperatures are not what they should be.
     """
 
     def __init__(self, config: RealNVPConfig):
         super().__init__()
         self.config = config
-        channels, height, width = config.image_shape
+        _, height, width = config.image_shape
         scales = len(config.couplings)
-        if height % 2**scales or width % 2**scales:
+        if height % 2**scales or width % (2**scales * config.parts):
             raise UserError(
-                f"Images of {height}x{width} can't be squeezed {scales} times: both sides must be divisible by "
-                f"{2**scales}; pad the images or take fewer scales."
+                f"Images of {height}x{width} can't be squeezed {scales} times: both sides{' of each part' * (config.parts > 1)} must be "
+                f"divisible by {2**scales}; pad the images or take fewer scales."
             )
         if len(config.width) != scales:
             raise UserError(f"{scales} scales but {len(config.width)} widths were given: give one width for each scale.")
+        self.dequantization, self.flow = self.build()
+
+    def build(self):
+        """The dequantisation and the bijection."""
+        config = self.config
+        channels = config.image_shape[0]
         if config.dequantization_couplings:
-            self.dequantization = VariationalDequantization(channels, config.dequantization_couplings, config.dequantization_width, config.blocks)
+            dequantization = VariationalDequantization(channels, config.dequantization_couplings, config.dequantization_width, config.blocks)
         else:
-            self.dequantization = Dequantization()
+            dequantization = Dequantization()
         levels = []
-        for couplings, net_width in zip(config.couplings, config.width, strict=True):
+        for couplings, width in zip(config.couplings, config.width, strict=True):
             channels *= 4
-            levels.append(Compose(Squeeze(), *coupling_layers(channels, couplings, net_width, config.blocks)))
+            levels.append(Compose(Squeeze(), *coupling_layers(channels, couplings, width, config.blocks, config.classes)))
             channels //= 2  # the half that goes on
-        self.flow = Compose(
+        flow = Compose(
             Logit(config.margin),
             ElementwiseAffine(config.image_shape[0], 1, 1),
             MultiScale(levels, config.image_shape),
             ElementwiseAffine(self.latent_dim),
         )
+        return dequantization, flow
 
     @property
     def latent_dim(self) -> int:
@@ -370,36 +383,49 @@ class RealNVP(nn.Module):
         return [module for module in self.modules() if isinstance(module, AffineCoupling)]
 
     @torch.no_grad()
-    def initialize(self, images) -> None:
+    def initialize(self, images, labels=None) -> None:
         """Standardise a batch of images after the logit, and its latents: training then starts near the right scale."""
-        x, _ = self.dequantization(self._bins(images))
-        for bijection in self.flow.bijections:
-            if isinstance(bijection, ElementwiseAffine):
-                bijection.initialize(x)
-            x, _ = bijection(x)
+        affine = [module for module in self.flow.modules() if isinstance(module, ElementwiseAffine)]
+        hooks = [module.register_forward_pre_hook(lambda module, inputs: module.initialize(inputs[0])) for module in affine]
+        self.flow(self.dequantization(self._bins(images))[0], self._context(labels if self.config.classes else None, len(images)))
+        for hook in hooks:
+            hook.remove()
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """Mean bound on bits per dimension: `loss` is the sum of the flow's and the dequantisation's share."""
+        context = self._context(labels if self.config.classes else None, len(images))
         y, log_q = self.dequantization(self._bins(images))
         nats_per_bit = len(images) * self.latent_dim * math.log(2)
-        flow, dequantization = -self._log_density(y).sum() / nats_per_bit, log_q.sum() / nats_per_bit
+        flow, dequantization = -self._log_density(y, context).sum() / nats_per_bit, log_q.sum() / nats_per_bit
         return {"loss": flow + dequantization, "flow": flow, "dequantization": dequantization}
 
-    def log_prob(self, images, samples: int = 1) -> torch.Tensor:
+    def log_prob(self, images, labels=None, samples: int = 1) -> torch.Tensor:
         """Lower bound on the log-probability of 8-bit images in nats, (N,); tighter with more noise `samples`.
 
         The mean of `samples` importance weights p(y) / q(y), in logs (Burda et al. 2016, equation 8).
         """
         if samples < 1:
             raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
-        bins = self._bins(images)
+        bins, context = self._bins(images), self._context(labels, len(images))
         log_weights = []
         for _ in range(samples):
             y, log_q = self.dequantization(bins)
-            log_weights.append(self._log_density(y) - log_q)
+            log_weights.append(self._log_density(y, context) - log_q)
         return torch.logsumexp(torch.stack(log_weights), dim=0) - math.log(samples)
 
-    def encode(self, images) -> torch.Tensor:
+    def class_log_probs(self, images) -> torch.Tensor:
+        """log p(x|y) for every label y, (N, classes ** parts), in nats: with equal priors its argmax is a classifier.
+
+        All labels are given the same dequantisation noise, so that only the label makes the difference.
+        """
+        if not self.config.classes:
+            raise UserError("This RealNVP knows no labels: take a conditional one.")
+        y, log_q = self.dequantization(self._bins(images))
+        labels = range(self.config.classes**self.config.parts)
+        contexts = (self._context(torch.full((len(images),), label, device=y.device), len(images)) for label in labels)
+        return torch.stack([self._log_density(y, context) - log_q for context in contexts], dim=1)
+
+    def encode(self, images, labels=None) -> torch.Tensor:
         """Latents (N, D) of images: floats stand for themselves, uint8 images get the median of the base noise.
 
         Nothing is drawn at random, so the latents of uint8 images are nearer to 0 than those that training saw.
@@ -409,13 +435,13 @@ class RealNVP(nn.Module):
         x = images.to(self.dtype)
         if images.dtype == torch.uint8:
             x, _ = self.dequantization(x, base=torch.full_like(x, 0.5))
-        return self.flow(x)[0]
+        return self.flow(x, self._context(labels, len(x)))[0]
 
-    def decode(self, latents) -> torch.Tensor:
+    def decode(self, latents, labels=None) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of latents (N, D)."""
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise UserError(f"Latents of shape {tuple(latents.shape)} were given: this flow takes (N, {self.latent_dim}).")
-        return self.flow.inverse(latents)[0].clamp(0, 1)
+        return self.flow.inverse(latents, self._context(labels, len(latents)))[0].clamp(0, 1)
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
@@ -424,18 +450,42 @@ class RealNVP(nn.Module):
             raise UserError(f"{n} samples were asked for: ask for at least 1.")
         if not 0 <= temperature < math.inf:
             raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
-        if labels is not None:
-            raise UserError("Labels were given, but this RealNVP knows none: leave them out.")
-        noise = torch.randn(n, self.latent_dim, dtype=self.dtype).to(next(self.parameters()).device)  # one seed, one picture, on any device
-        return torch.cat([self.decode(temperature * part) for part in noise.split(500)])
+        self.check_labels(labels, n)
+        device = next(self.parameters()).device
+        noise = torch.randn(n, self.latent_dim, dtype=self.dtype).to(device)  # one seed, one picture, on any device
+        chunks = [None] * n if labels is None else labels.to(device).split(500)
+        return torch.cat([self.decode(temperature * part, chunk) for part, chunk in zip(noise.split(500), chunks, strict=False)])
 
     @property
     def dtype(self):
         return next(self.parameters()).dtype
 
-    def _log_density(self, y):
-        z, log_det = self.flow(y)
+    def _log_density(self, y, context):
+        z, log_det = self.flow(y, context)
         return log_det - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+
+    def check_labels(self, labels, n) -> None:
+        """UserError unless labels (n,) are what this model needs: none, or whole numbers below classes ** parts."""
+        count = self.config.classes**self.config.parts
+        if not self.config.classes:
+            if labels is not None:
+                raise UserError("Labels were given, but this RealNVP knows none: leave them out.")
+        elif labels is None:
+            raise UserError(f"No labels were given to a conditional RealNVP: give each image a whole number from 0 to {count - 1}.")
+        elif labels.shape != (n,) or labels.is_floating_point():
+            raise UserError(f"Labels of {labels.dtype} {tuple(labels.shape)} were given: {n} whole numbers from 0 to {count - 1} are needed.")
+        elif labels.min() < 0 or labels.max() >= count:
+            raise UserError(f"Labels from {labels.min()} to {labels.max()} were given: they must be whole numbers from 0 to {count - 1}.")
+
+    def _context(self, labels, n):
+        """Labels (n,) as the couplings see them: one-hot channels, a column for each part, (n, classes, 1, parts)."""
+        if not self.training:  # in training `fit` has checked them all at once: a look at each batch would wait for the device
+            self.check_labels(labels, n)
+        if labels is None:
+            return None
+        classes, parts = self.config.classes, self.config.parts
+        columns = torch.stack([labels // classes**i % classes for i in reversed(range(parts))], dim=1)
+        return (columns[:, None] == torch.arange(classes, device=labels.device)[:, None]).to(self.dtype)[:, :, None]
 
     def _bins(self, images):
         self._check(images)

@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from helpers import UserError, data
+from helpers.classifier import Classifier, ClassifierConfig
 from helpers.flows import RealNVP, RealNVPConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +114,8 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     steps_per_epoch = len(images) // batch_size
     total_steps = config.epochs * steps_per_epoch
     precision = pick_precision(device) if config.precision == "auto" else config.precision
+    if hasattr(model, "check_labels") and model.config.classes:
+        model.check_labels(labels, len(images))
 
     def losses(batch_images, batch_labels):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -132,7 +135,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
         step, reported, seconds, sums, rows = (state[key] for key in ("step", "reported", "seconds", "sums", "epochs"))
         set_rng_state(state["rng"])
     elif hasattr(model, "initialize"):
-        model.initialize(images[:1_000])
+        model.initialize(images[:1_000], labels[:1_000])
 
     compiled, compile_seconds = False, 0.0
     if config.compile:
@@ -152,7 +155,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     started = saved = time.perf_counter()
     pending, order = [], None
     if on_report and step == 0:
-        with aside(config.seed):
+        with aside(config.seed, model):
             on_report(model, 0)
     bar = tqdm(total=total_steps, initial=step, disable=not progress, unit="step", mininterval=0.5)
     while step < total_steps:
@@ -179,7 +182,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
             row = {"epoch": round(step / steps_per_epoch, 2), "step": step}
             row |= {f"train_{name}": total / (step - reported) for name, total in sums.items()}
             sums, reported = {}, step
-            with aside(config.seed):
+            with aside(config.seed, model):
                 row |= {f"validation_{name}": value for name, value in validate(model, dataset, config).items()}
                 row["seconds"] = round(seconds + time.perf_counter() - started, 1)
                 rows.append(row)
@@ -238,14 +241,19 @@ def validate(model, dataset, config) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def aside(seed: int = 0):
-    """Evaluate in the middle of training: no gradients, no compiled code, random numbers that leave no trace."""
-    rng = rng_state()
+def aside(seed: int = 0, model=None):
+    """Look at `model`, in evaluation mode, in the middle of training: no gradients, no compiled code, no trace in the
+    random numbers."""
+    rng, training = rng_state(), model is not None and model.training
     try:
         torch.manual_seed(seed)
+        if training:
+            model.eval()
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
+        if training:
+            model.train()
         set_rng_state(rng)
 
 
@@ -317,7 +325,12 @@ def write_json(path, content) -> None:
 
 # ------------------------------------------------------------------------------------------- models and profiles
 
-MODELS = {"realnvp": (RealNVP, RealNVPConfig)}
+MODELS = {
+    "realnvp": (RealNVP, RealNVPConfig),
+    "realnvp-conditional": (RealNVP, RealNVPConfig),
+    "classifier": (Classifier, ClassifierConfig),
+}
+LABELLED = {"realnvp-conditional", "classifier"}  # these need to know how many classes there are
 PROFILES = ("smoke", "quick", "full")
 
 # What a profile means for a model: its configuration and how to train it. smoke takes seconds and shows only that
@@ -335,7 +348,11 @@ RECIPES = {
         {"couplings": (6, 8), "width": (40, 64)},
         TrainConfig(epochs=30, learning_rate=1e-2),
     ),
+    ("classifier", "smoke"): ({"width": 8}, TrainConfig(epochs=20, batch_size=32, learning_rate=1e-2, warmup_steps=5, compile=False)),
+    ("classifier", "quick"): ({}, TrainConfig(epochs=2, learning_rate=4e-3, compile=False)),
+    ("classifier", "full"): ({}, TrainConfig(epochs=12, learning_rate=4e-3, compile=False)),
 }
+RECIPES |= {("realnvp-conditional", profile): RECIPES["realnvp", profile] for profile in PROFILES}
 
 
 def pick_profile(name: str | None = None) -> str:
@@ -358,16 +375,42 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def recipe(model: str, profile: str, image_shape, **changes):
-    """An untrained model for images of `image_shape` and its TrainConfig; `changes` override fields of the latter.
+def recipe(model: str, profile: str, dataset, **changes):
+    """An untrained model for the images of `dataset` and its TrainConfig; `changes` override fields of the latter.
 
     The model's first weights depend on the seed alone.
     """
     settings, train_config = RECIPES[check_model(model), pick_profile(profile)]
     train_config = replace(train_config, **changes)
     kind, model_config = MODELS[model]
+    if model in LABELLED:
+        settings = settings | {"classes": round(len(dataset.classes) ** (1 / dataset.parts)), "parts": dataset.parts}
     torch.manual_seed(check_seed(train_config.seed))
-    return kind(model_config(image_shape=tuple(image_shape), **settings)), train_config
+    return kind(model_config(image_shape=dataset.image_shape, **settings)), train_config
+
+
+def start_from(model, weights) -> None:
+    """Give `model` the trained `weights` (a shipped name or a file) instead of its random start.
+
+    Where the model's tensor has more input channels than the trained one, as in the networks of a conditional flow, the
+    new channels start at 0; a tensor of another shape keeps its own start. UserError where nothing fits.
+    """
+    trained, _ = load_model(weights, next(model.parameters()).device)
+    found, taken = trained.state_dict(), 0
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            source = found.get(name)
+            if source is None or source.ndim != tensor.ndim:
+                continue
+            if source.shape == tensor.shape:
+                tensor.copy_(source)
+            elif source.ndim == 4 and source.shape[:1] + source.shape[2:] == tensor.shape[:1] + tensor.shape[2:] and source.shape[1] < tensor.shape[1]:
+                tensor.zero_()[:, : source.shape[1]] = source
+            else:
+                continue
+            taken += 1
+    if not taken:
+        raise UserError(f"Not one tensor of {weights} fits this model: start from weights of the same family and widths.")
 
 
 # -------------------------------------------------------------------------------------------------------- weights

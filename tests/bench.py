@@ -20,7 +20,7 @@ ROUNDS, STEPS = 5, 8
 
 
 def plain_way(config, device):
-    model, _ = training.recipe("realnvp", "quick", (1, 28, 28))
+    model, _ = training.recipe("realnvp", "quick", data.load("mnist"))
     for block in list(model.modules()):
         for name, child in block.named_children():
             if isinstance(child, layers.ELU):
@@ -43,7 +43,7 @@ def plain_way(config, device):
 
 
 def our_way(config, device):
-    model, _ = training.recipe("realnvp", "quick", (1, 28, 28))
+    model, _ = training.recipe("realnvp", "quick", data.load("mnist"))
     model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     images = data.load("mnist", device=device).train_images
@@ -73,7 +73,7 @@ def images_per_second(step, config, device):
 
 def main():
     device = training.pick_device()
-    _, config = training.recipe("realnvp", "quick", (1, 28, 28))
+    _, config = training.recipe("realnvp", "quick", data.load("mnist"))
     ways = {"plain": plain_way(config, device), "ours": our_way(config, device)}
     for way in ways.values():  # compiles and warms up
         images_per_second(way, config, device)

@@ -30,4 +30,4 @@ def digits():
 @pytest.fixture
 def smoke(digits):
     """An untrained model of the smoke profile and its TrainConfig."""
-    return training.recipe("realnvp", "smoke", digits.image_shape, train_images=160, epochs=1)
+    return training.recipe("realnvp", "smoke", digits, train_images=160, epochs=1)
