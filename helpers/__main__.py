@@ -113,6 +113,16 @@ def ship(args):
     training.ship(args.folder, args.name)
 
 
+def experiment(args):
+    from helpers import experiments
+
+    if args.name == "list":
+        for name in experiments.EXPERIMENTS:
+            print(f"{name:15} {'; '.join(experiments.rows_of(name))}")
+    else:
+        experiments.run(args.name, args.only)
+
+
 def run(args):
     from helpers import notebooks  # only this command needs Jupyter
 
@@ -159,6 +169,11 @@ def parser():
     command.add_argument("folder")
     command.add_argument("name")
     command.set_defaults(call=ship)
+
+    command = commands.add_parser("experiment", help="train and measure a comparison into results/ (`list` names them)")
+    command.add_argument("name")
+    command.add_argument("--only", metavar="ROW", help="one row of it")
+    command.set_defaults(call=experiment)
 
     command = commands.add_parser("run", help="execute the notebooks; leaves copies and HTML under runs/")
     command.add_argument("notebook", nargs="*", help="which (default: all)")

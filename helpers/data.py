@@ -38,6 +38,7 @@ IDX_MD5 = {
     },
 }
 
+FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}
 DOWNLOAD_TIMEOUT = 30  # seconds without a byte; torchvision itself would wait for ever
 
 
@@ -154,9 +155,8 @@ class DataUnavailable(UserError):
 
 def _read(name, root):
     """Four arrays (train and test, images as uint8 (N, C, H, W), labels as int64) and the names of the classes."""
-    if name in ("mnist", "fashion"):
-        folder, classes = ("MNIST", DIGITS) if name == "mnist" else ("FashionMNIST", FASHION)
-        return _read_idx(folder, root), classes
+    if name in FOLDERS:
+        return _read_idx(FOLDERS[name], root), CLASSES[name]
     if name == "cifar10":
         packed = root / "cifar10.npz"
         return (_read_npz(packed) if packed.exists() else _read_cifar10(root)), CIFAR10

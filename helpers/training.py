@@ -33,13 +33,14 @@ REPORT = "epoch {epoch:g}: train {train_loss:.4f}, validation {validation_loss:.
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train, whatever the model. AdamW with linear warm-up and cosine decay to 0 over all the epochs."""
+    """How to train, whatever the model: AdamW with linear warm-up, then cosine decay to 0 over all the epochs."""
 
     epochs: int = 1
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
+    schedule: str = "cosine"  # or constant
     clip_norm: float = 1.0
     seed: int = 0
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is fast at it
@@ -163,7 +164,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
         if i == 0 or order is None:
             order = data.epoch_order(len(images), config.seed, epoch).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, total_steps)
+            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, total_steps, config.schedule)
         index = order[i * batch_size : (i + 1) * batch_size]
         terms = losses(images[index], labels[index])
         optimizer.zero_grad()
@@ -207,9 +208,10 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     }
 
 
-def schedule(step: int, warmup: int, total: int) -> float:
-    """Factor on the learning rate: up in a line over `warmup` steps, then down along a cosine to 0."""
-    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / total))
+def schedule(step: int, warmup: int, total: int, kind: str = "cosine") -> float:
+    """Factor on the learning rate: up in a line over `warmup` steps, and down along a cosine to 0 unless it is constant."""
+    decay = {"cosine": 0.5 * (1 + math.cos(math.pi * step / total)), "constant": 1.0}[kind]
+    return min(1.0, (step + 1) / max(1, warmup)) * decay
 
 
 def collect(pending, sums, step, checkpoint) -> float:
@@ -404,7 +406,7 @@ def start_from(model, weights) -> None:
                 continue
             if source.shape == tensor.shape:
                 tensor.copy_(source)
-            elif source.ndim == 4 and source.shape[:1] + source.shape[2:] == tensor.shape[:1] + tensor.shape[2:] and source.shape[1] < tensor.shape[1]:
+            elif source.ndim == 4 and source.shape[1] < tensor.shape[1] and source[:, 0].shape == tensor[:, 0].shape:
                 tensor.zero_()[:, : source.shape[1]] = source
             else:
                 continue

@@ -37,6 +37,32 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
     assert torch.equal(first.sort().values, torch.arange(100))
 
 
+def test_pairs(digits):
+    """Labels match halves, every part is paired with itself, a seed is a set."""
+    made = data.pairs(digits, seed=3)
+    assert made.image_shape == (1, 8, 16) and made.parts == 2 and made.classes[7] == "07" and len(made.classes) == 100
+    for split in ("train", "validation", "test"):
+        images, labels = made.part(split)
+        known = {image.numpy().tobytes(): label.item() for image, label in zip(*digits.part(split), strict=True)}
+        assert len(images) == len(digits.part(split)[0])
+        for image, label in zip(images, labels.tolist(), strict=True):
+            left, right = (half.contiguous().numpy().tobytes() for half in image.chunk(2, dim=2))
+            assert label == 10 * known[left] + known[right]  # a KeyError: a half from another part
+    assert torch.equal(made.train_images, data.pairs(digits, seed=3).train_images)
+    assert not torch.equal(made.train_images, data.pairs(digits, seed=4).train_images)
+    with pytest.raises(UserError, match="pairs has 100 classes"):
+        data.pairs(made)
+
+
+@pytest.mark.parametrize("name", ["7", "123", "ab", ""])
+def test_a_pair_is_two_digits(name):
+    assert data.label("07", data.PAIRS) == 7
+    with pytest.raises(UserError, match=f"{name!r}.*00, 01, ... 99"):
+        data.label(name, data.PAIRS)
+    with pytest.raises(UserError, match="'Socks'.*Sandal"):
+        data.label("Socks", data.FASHION)
+
+
 def test_unknown_name():
     with pytest.raises(UserError, match="'mnits'.*mnist, fashion, cifar10, digits"):
         data.load("mnits")

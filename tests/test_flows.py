@@ -215,7 +215,64 @@ def test_temperature_scales_the_latents():
     assert torch.equal(model.sample(2, temperature=0.0)[0], model.sample(2, temperature=0.0)[1])
 
 
+# ---- conditional flows
+
+LABELLED = {"digits": ((1, 8, 8), {"classes": 10}), "pairs": ((1, 8, 16), {"classes": 10, "parts": 2})}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_a_label_changes_the_density_and_stays_exact(name):
+    shape, labels = LABELLED[name]
+    model = tiny_flow(shape, **labels).eval()
+    images = torch.rand(3, *shape, dtype=torch.float64)
+    first, second = torch.tensor([0, 1, 7]), torch.tensor([1, 2, 9])
+    latents = model.encode(images, first)
+    torch.testing.assert_close(model.decode(latents, first), images, rtol=0, atol=1e-9)
+    assert ((model.decode(latents, second) - images).abs().amax(dim=(1, 2, 3)) > 1e-3).all()
+    found = []
+    for given in (first, second):
+        torch.manual_seed(0)
+        found.append(model.log_prob(images, given))
+    assert ((found[0] - found[1]).abs() > 1e-3).all()
+    torch.manual_seed(0)
+    assert torch.equal(model.class_log_probs(images)[:, 7], model_log_prob(model, images, 7))
+    context = model._context(first[:1], 1)
+    matrix = jacobian(lambda v: model.flow(v.view(1, *shape), context)[0].flatten(), images[0].flatten())
+    torch.testing.assert_close(model.flow(images[:1], context)[1][0], torch.linalg.slogdet(matrix).logabsdet, rtol=0, atol=1e-8)
+
+
+def model_log_prob(model, images, label):
+    torch.manual_seed(0)
+    return model.log_prob(images, torch.full((len(images),), label))
+
+
+def test_the_parts_of_a_pair_get_the_digits_of_its_label():
+    model = tiny_flow((1, 8, 16), classes=10, parts=2)
+    context = model._context(torch.tensor([37, 4]), 2)
+    assert context.shape == (2, 10, 1, 2)
+    assert context.argmax(1).squeeze(1).tolist() == [[3, 7], [0, 4]] and context.sum(1).eq(1).all()
+
+
 GREY = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m: m.sample(2), "No labels were given.*0 to 99"),
+        (lambda m: m.log_prob(GREY.repeat(1, 1, 1, 2)), "No labels were given.*0 to 99"),
+        (lambda m: m.sample(2, labels=torch.tensor([3, 100])), "from 3 to 100.*0 to 99"),
+        (lambda m: m.sample(2, labels=torch.tensor([-1, 5])), "from -1 to 5.*0 to 99"),
+        (lambda m: m.sample(2, labels=torch.tensor([3])), r"\(1,\).*2 whole numbers"),
+        (lambda m: m.sample(2, labels=torch.tensor([0.0, 1.0])), "float32.*whole numbers"),
+        (lambda m: tiny_flow((1, 8, 12), classes=10, parts=2), "8x12.*of each part.*divisible by 4"),
+        (lambda m: tiny_flow().eval().class_log_probs(GREY), "knows no labels"),
+        (lambda m: tiny_flow().eval().log_prob(GREY, torch.tensor([1, 2])), "knows none"),
+    ],
+)
+def test_bad_labels_get_one_sentence(call, says):
+    with pytest.raises(UserError, match=says):
+        call(tiny_flow((1, 8, 16), classes=10, parts=2).eval())
 
 
 @pytest.mark.parametrize(
