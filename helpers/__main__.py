@@ -119,6 +119,8 @@ def experiment(args):
     if args.name == "list":
         for name in experiments.EXPERIMENTS:
             print(f"{name:15} {'; '.join(experiments.rows_of(name))}")
+        for name, measurement in experiments.MEASUREMENTS.items():
+            print(f"{name:15} {measurement.__doc__}")
     else:
         experiments.run(args.name, args.only)
 

@@ -2,7 +2,8 @@
 
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and the first samples
 of seed 0 into results/NAME.npz. A row that is already there under the same configuration is not trained again, so a run
-that was cut off goes on, and a changed row is measured anew.
+that was cut off goes on, and a changed row is measured anew. The experiments in MEASUREMENTS train nothing: they measure
+shipped weights.
 """
 
 import copy
@@ -162,13 +163,51 @@ EXPERIMENTS = {
 }
 
 
+# ----------------------------------------------------------------------------------------------- of shipped weights
+
+
+def temperature(device) -> dict:
+    """realnvp-mnist at temperatures 0 to 1.2: legibility, diversity and Fréchet distance of 2,000 samples each."""
+    n, dataset = 2_000, data.load("mnist", device=device)
+    model, _ = training.load_model("realnvp-mnist", device)
+    judge = metrics.judge("mnist", device)
+
+    def measured(images):
+        return {
+            "legibility": metrics.legibility(judge, images),
+            "diversity": metrics.diversity(judge, images),
+            "frechet_distance": metrics.frechet_distance(judge, images, dataset.test_images),
+        }
+
+    rows = []
+    for t in [round(0.1 * i, 1) for i in range(13)]:
+        with training.aside(0):  # the same latents at each temperature
+            rows.append({"temperature": t} | measured(model.sample(n, t)))
+        print(json.dumps(rows[-1]), flush=True)
+    return {"samples": n, "against": "the 10,000 test images", "rows": rows, "real training images": measured(dataset.train_images[:n])}
+
+
+def classify(device) -> dict:
+    """realnvp-conditional-mnist used backwards: the label y with the highest log p(x|y), on all 10,000 test images."""
+    dataset = data.load("mnist", device=device)
+    model, _ = training.load_model("realnvp-conditional-mnist", device)
+    found = metrics.classify(model, dataset.test_images, progress=True)
+    table = torch.zeros(10, 10, dtype=torch.long)
+    table.index_put_((dataset.test_labels.cpu(), found.cpu()), torch.tensor(1), accumulate=True)
+    right = (found == dataset.test_labels).float().mean().item()
+    return {"n": len(found), "accuracy": right, "confusion, a row a true class": table.tolist()}
+
+
+MEASUREMENTS = {"temperature": temperature, "classify": classify}
+
+
 # --------------------------------------------------------------------------------------------- training and measuring
 
 
 def rows_of(name: str, only: str | None = None) -> dict[str, Row]:
     """The rows of an experiment, or the one of that label. UserError for names that there are not."""
     if name not in EXPERIMENTS:
-        raise UserError(f"There is no experiment {name!r}: take one of {', '.join(EXPERIMENTS)}.")
+        raise UserError(f"There is no experiment {name!r}: take one of {', '.join([*EXPERIMENTS, *MEASUREMENTS])}.")
     rows = EXPERIMENTS[name][0]()
     if only is not None and only not in rows:
         raise UserError(f"There is no row {only!r} in {name}: take one of {'; '.join(rows)}.")
@@ -183,6 +222,8 @@ def build(row: Row, seed: int = 0):
 
 def run(name: str, only: str | None = None) -> dict:
     """Train and measure what is missing of an experiment; return its record, {"what", "command", "rows": [...]}."""
+    if name in MEASUREMENTS:
+        return measure_shipped(name)
     rows, (_, seeds) = rows_of(name, only), EXPERIMENTS[name]
     path, device = training.RESULTS / f"{name}.json", training.pick_device()
     record = load(name) if path.exists() else {"what": EXPERIMENTS[name][0].__doc__.strip(), "rows": []}
@@ -202,6 +243,14 @@ def run(name: str, only: str | None = None) -> dict:
                 keep_samples(name, label, model)
             record["rows"] = [done for done in record["rows"] if (done["label"], done["seed"]) != (label, seed)] + [result]
             training.write_json(path, record)
+    return record
+
+
+def measure_shipped(name: str) -> dict:
+    device, started = training.pick_device(), time.perf_counter()
+    record = {"what": MEASUREMENTS[name].__doc__, "command": f"python -m helpers experiment {name}"} | MEASUREMENTS[name](device)
+    record |= {"device": training.device_name(device), "seconds": round(time.perf_counter() - started, 1)}
+    training.write_json(training.RESULTS / f"{name}.json", record)
     return record
 
 
@@ -246,9 +295,8 @@ def pixels(model, images, n: int = 500) -> dict:
         samples = model.flow.inverse(torch.randn(n, model.latent_dim, device=images.device))[0]
         real = model.dequantization(images[:n].float())[0]
     share = {"outside": ((samples < 0) | (samples > 1)).float().mean().item()}
-    counts = {
-        name: torch.histc(values.float().cpu(), EDGES[2], *EDGES[:2]) / values.numel() for name, values in (("samples", samples), ("real", real))
-    }
+    both = {"samples": samples.float().cpu(), "real": real.float().cpu()}
+    counts = {name: torch.histc(values, EDGES[2], *EDGES[:2]) / values.numel() for name, values in both.items()}
     return share | {f"histogram_{name}": [round(v, 6) for v in values.tolist()] for name, values in counts.items()}
 
 

@@ -1,5 +1,6 @@
 """Pictures: grids of images, training curves, and the source of a class shown in place."""
 
+import base64
 import inspect
 import io
 import math
@@ -9,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import HTML, display
-from PIL import Image
+from PIL import Image, ImageDraw
 
 SCALE = 2  # screen pixels an image pixel
 GAP = 2  # screen pixels between images
@@ -105,8 +106,34 @@ def headline(dataset: str, **metrics) -> None:
     display({HEADLINE: {"dataset": dataset} | metrics, "text/plain": text}, raw=True)
 
 
+IMGS = Path(__file__).resolve().parent.parent / "imgs"  # for README and REPORT
+
+
 def save(figure, name: str) -> None:
-    """Keep a figure in imgs/, for README and REPORT."""
-    path = Path(__file__).resolve().parent.parent / "imgs" / name
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
+    """Keep a figure in imgs/."""
+    IMGS.mkdir(exist_ok=True)
+    figure.savefig(IMGS / name, dpi=110)
+
+
+def film(frames: dict, name: str | None = None, milliseconds: int = 250) -> bytes:
+    """An animated GIF of `frames`, label -> images (N, C, H, W), the label above each; kept in imgs/ where it has a name."""
+    pictures = []
+    for label, images in frames.items():
+        picture = grid(images).convert("L" if images.shape[1] == 1 else "RGB")
+        canvas = Image.new(picture.mode, (picture.width, picture.height + 16), "white")
+        canvas.paste(picture, (0, 16))
+        ImageDraw.Draw(canvas).text((4, 2), label, fill="black")
+        pictures.append(canvas)
+    buffer = io.BytesIO()
+    times = [milliseconds] * (len(pictures) - 1) + [8 * milliseconds]
+    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True)
+    if name:
+        IMGS.mkdir(exist_ok=True)
+        (IMGS / name).write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def show_film(gif: bytes) -> None:
+    """Show an animated GIF, inside the notebook itself."""
+    code = base64.b64encode(gif).decode()
+    display({"text/html": f"<img src='data:image/gif;base64,{code}'>", "image/gif": code, "text/plain": f"a film of {len(gif):,} bytes"}, raw=True)

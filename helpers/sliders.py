@@ -63,6 +63,27 @@ def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2) -> Expl
     return Explorer(model, draw, {"temperature": _slider("temperature", min(0.8, highest), 0.0, highest, 0.05)})
 
 
+def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
+    """n samples of a chosen class of a conditional model, a slider for the class of each part: the latents stay the same.
+
+    classes: the names of the classes of one part.
+    """
+    count, parts = model.config.classes, model.config.parts
+    if count != len(classes):
+        raise UserError(f"{len(classes)} names of classes were given: this model has {count or 'none'}.")
+    noise = _noise(model, n, seed)
+    names = ["class"] if parts == 1 else ["left", "right"] if parts == 2 else [f"part {i + 1}" for i in range(parts)]
+
+    def draw(model, temperature, **columns):
+        label = sum(column * count**i for i, column in enumerate(reversed(columns.values())))
+        images = model.decode(temperature * noise, torch.full((n,), label, device=noise.device))
+        asked = " and ".join(classes[column] for column in columns.values())
+        return plots.grid(images, columns=min(n, 16 // (2 * parts)), scale=_scale(images)), f"{n} samples of {asked} at temperature {temperature:.2f}"
+
+    controls = {name: _slider(name, (3, 7)[i % 2] % count, 0, count - 1, 1, widgets.IntSlider) for i, name in enumerate(names)}
+    return Explorer(model, draw, controls | {"temperature": _slider("temperature", 0.8, 0.0, 1.2, 0.05)})
+
+
 def interpolation(model, first, second) -> Explorer:
     """From image `first` to image `second`, (C, H, W) each: through the latent space, and pixel by pixel beside it."""
     ends = torch.stack([first, second])

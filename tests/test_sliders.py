@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_flow
 from PIL import Image
 
-from helpers import UserError, sliders
+from helpers import UserError, data, sliders
 
 
 def explorers():
@@ -17,6 +17,8 @@ def explorers():
     return {
         "temperature": (sliders.temperature(model, n=4), "temperature", 1.1),
         "interpolation": (sliders.interpolation(model, *images), "position", 0.2),
+        "class": (sliders.chosen(tiny_flow(classes=10).eval(), data.DIGITS, n=4), "class", 8),
+        "pair": (sliders.chosen(tiny_flow((1, 8, 16), classes=10, parts=2).eval(), data.DIGITS, n=4), "right", 2),
         "walk, step": (sliders.walk(model, images[0], directions), "step", 1.5),
         "walk, direction": (sliders.walk(model, images[0], directions), "direction", 2),
     }
@@ -69,6 +71,19 @@ def test_slerp_keeps_to_the_arc():
     torch.testing.assert_close(sliders.slerp(a, b, 0.0), a)
     torch.testing.assert_close(sliders.slerp(a, b, 1.0), b)
     torch.testing.assert_close(sliders.slerp(a, b, 0.3).norm(dim=1), torch.ones(5, dtype=torch.float64))
+
+
+def test_names_of_classes_must_be_those_of_the_model():
+    with pytest.raises(UserError, match="10 names.*has none"):
+        sliders.chosen(tiny_flow(), data.DIGITS)
+
+
+def test_a_pair_is_drawn_from_its_label():
+    explorer = sliders.chosen(tiny_flow((1, 8, 16), classes=10, parts=2).eval(), data.DIGITS, n=2)
+    explorer.controls["left"].value, explorer.controls["right"].value = 4, 2
+    model, noise = explorer.model, sliders._noise(explorer.model, 2, 0)
+    expected = sliders.plots.grid(model.decode(0.8 * noise, torch.tensor([42, 42])), columns=2, scale=10)
+    assert expected.tobytes() == explorer.image.tobytes() and "4 and 2" in explorer.caption.value
 
 
 def test_directions_of_the_wrong_size():
