@@ -146,10 +146,16 @@ def flat() -> dict[str, Row]:
     }
 
 
-def flat_pairs() -> dict[str, Row]:
-    """Pairs of digits, flattened: six couplings of 512 units, as in an earlier attempt."""
-    train = TrainConfig(epochs=2, batch_size=128, learning_rate=1e-3, compile=False, precision="float32")
-    return {"flattened pairs": Row(FlatConfig((1, 28, 56), blocks=6, hidden=(512, 512)), train, "pairs")}
+def pairs() -> dict[str, Row]:
+    """Pairs of digits, one epoch: six flat couplings of 512 units as in an earlier attempt, a multi-scale flow, and one that is told the pair."""
+    flat_train = TrainConfig(batch_size=128, learning_rate=1e-3, compile=False, precision="float32", reports_per_epoch=4)
+    config = replace(ladder()["learned base"].config, image_shape=(1, 28, 56), couplings=(4, 4))
+    train = replace(BUDGET, train_images=None)
+    return {
+        "flattened": Row(FlatConfig((1, 28, 56), blocks=6, hidden=(512, 512)), flat_train, "pairs"),
+        "multi-scale": Row(config, train, "pairs"),
+        "multi-scale, told the pair": Row(replace(config, classes=10, parts=2), train, "pairs"),
+    }
 
 
 EXPERIMENTS = {
@@ -159,7 +165,7 @@ EXPERIMENTS = {
     "deadlock": (deadlock, (0,)),
     "static": (static, SEEDS),
     "flat": (flat, (0,)),
-    "flat-pairs": (flat_pairs, (0,)),
+    "pairs": (pairs, (0,)),
 }
 
 
@@ -270,20 +276,29 @@ def train_row(row: Row, dataset, device):
 
 def measure(row: Row, model, dataset) -> dict:
     """bits/dim on the test set in evaluation mode, where batch norm is involved in training mode, and what `row` asks."""
-    found = {"n": len(dataset.test_images)} | metrics.bits_per_dim(model, dataset.test_images)
+    judge = metrics.judge(dataset.name, dataset.test_images.device)
+    labels = dataset.test_labels if model.config.classes else None
+    found = {"n": len(dataset.test_images)} | metrics.bits_per_dim(model, dataset.test_images, labels)
+    if model.config.classes:
+        found["control_accuracy"] = metrics.control_accuracy(model, judge)
     if any("BatchNorm" in type(module).__name__ for module in model.modules()):
         by_batch = copy.deepcopy(model).train()  # the running statistics of the copy are moved, not those of the model
         found["bits_per_dim_training_mode"] = metrics.bits_per_dim(by_batch, dataset.test_images)["bits_per_dim"]
     if "legibility" in row.measure:
-        judge = metrics.judge(dataset.name, dataset.test_images.device)
         for temperature in (0.8, 1.0):
             with training.aside(0):
-                images = model.sample(SAMPLES, temperature).nan_to_num(0)
+                images = model.sample(SAMPLES, temperature, every_label(model, SAMPLES)).nan_to_num(0)
             parts = torch.cat(images.chunk(dataset.parts, dim=3))
             found[f"legibility_at_{temperature}"] = metrics.legibility(judge, parts)
     if "pixels" in row.measure:
         found |= pixels(model, dataset.test_images)
     return found
+
+
+def every_label(model, n: int):
+    """Labels (n,) of a conditional model, each in turn; None for one that takes none."""
+    count = model.config.classes**model.config.parts
+    return torch.arange(n, device=next(model.parameters()).device) * 37 % count if model.config.classes else None
 
 
 EDGES = (-0.5, 1.5, 80)  # of the histogram of pixel values: lowest, highest, bins
@@ -306,7 +321,7 @@ def keep_samples(name: str, label: str, model, n: int = 12) -> None:
     arrays = dict(np.load(path)) if path.exists() else {}
     for temperature in (1.0, 0.8):
         with training.aside(0):
-            arrays[f"{label} @ {temperature}"] = plots.to_uint8(model.sample(n, temperature).nan_to_num(0))
+            arrays[f"{label} @ {temperature}"] = plots.to_uint8(model.sample(n, temperature, every_label(model, n)).nan_to_num(0))
     training.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
@@ -338,3 +353,22 @@ def summary(record: dict, keys: tuple[str, ...]) -> dict[str, dict]:
             entry[key] = (sum(values) / len(values), (max(values) - min(values)) / 2) if len(values) == len(rows) else None
         table[label] = entry
     return table
+
+
+def show(name: str, columns: dict[str, str]) -> None:
+    """A table of a recorded experiment, a row a label; `columns`: heading -> metric, as mean ± half the range of the seeds."""
+    record = load(name)
+    rows = []
+    for label, entry in summary(record, tuple(columns.values())).items():
+        cells = ["-" if entry[key] is None else f"{entry[key][0]:.3f}" + f" ± {entry[key][1]:.3f}" * (entry["seeds"] > 1) for key in columns.values()]
+        rows.append([label, *cells, f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"])
+    seeds = max(entry["seeds"] for entry in summary(record, ()).values())
+    devices = " and ".join(sorted({row["device"] for row in record["rows"]}))
+    caption = f"Recorded on {devices}, {seeds} seed{'s' * (seeds > 1)} a row. Remake it: {record['command']}"
+    plots.table([name, *columns, "parameters", "seconds"], rows, caption)
+
+
+def show_samples(name: str, temperature: float = 0.8):
+    """A figure of the recorded samples of seed 0, a row a label."""
+    strips = {label.split(" @ ")[0]: images for label, images in samples(name).items() if label.endswith(f"@ {temperature}")}
+    return plots.rows(strips, f"{name}: recorded samples of seed 0 at temperature {temperature}, unselected")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from helpers.classifier import Classifier
+from helpers.classifier import Classifier, broken
 from helpers.training import aside, load_model, shipped
 
 JUDGES = {"mnist": "classifier-mnist", "pairs": "classifier-mnist", "fashion": "classifier-fashion"}
@@ -126,7 +126,10 @@ def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bo
     images, labels = dataset.part(split)
     result = {"split": split, "n": len(images)}
     if isinstance(model, Classifier):
-        return result | {"accuracy": accuracy(model, images, labels)}
+        with aside():
+            wrecks = broken(images / 255, labels)
+        found = {"accuracy": accuracy(model, images, labels), "legibility": legibility(model, images)}
+        return result | found | {"legibility_of_broken_images": legibility(model, wrecks)}
     conditional = model.config.classes > 0
     result |= {"importance_samples": samples} | bits_per_dim(model, images, labels if conditional else None, samples, progress=progress)
     classifier = judge(dataset.name, images.device) if conditional else None

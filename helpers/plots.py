@@ -62,6 +62,19 @@ def rows(named: dict, title: str, scale: float = 0.55, columns: int | None = Non
     return figure
 
 
+def named(images, names: list[str], title: str, columns: int = 8):
+    """A figure of images (N, C, H, W), each under its name."""
+    count = math.ceil(len(images) / columns)
+    figure, axes = plt.subplots(count, columns, figsize=(1.15 * columns, 1.35 * count + 0.4), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, pixels, name in zip(axes.flat, to_uint8(images), names, strict=False):
+        axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(name, fontsize=8, pad=2)
+    figure.suptitle(title)
+    return figure
+
+
 def curves(epochs: list[dict], title: str, unit: str, reference: dict | None = None):
     """Training and validation loss by epoch; `reference`: label -> value, drawn as horizontal lines."""
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")

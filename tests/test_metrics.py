@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_flow
 
 from helpers import UserError, data, metrics, training
-from helpers.classifier import Classifier, ClassifierConfig, shifted
+from helpers.classifier import Classifier, ClassifierConfig, broken, shifted
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,20 @@ def judge(digits):
 def test_the_classifier_learns_and_its_accuracy_is_what_evaluate_says(judge, digits):
     found = metrics.evaluate(judge, digits)
     by_hand = sum((judge(digits.test_images[i : i + 1]).argmax() == digits.test_labels[i]).item() for i in range(297)) / 297
-    assert found == {"split": "test", "n": 297, "accuracy": pytest.approx(by_hand, abs=1e-6)}
+    assert found["n"] == 297 and found["accuracy"] == pytest.approx(by_hand, abs=1e-6)
     assert by_hand > 0.9
+    assert found["legibility_of_broken_images"] < 0.1 < found["legibility"]  # it is not sure of everything
+
+
+def test_broken_images(digits):
+    images, labels = digits.test_images[:8] / 255, digits.test_labels[:8]
+    torch.manual_seed(0)
+    wrecks = broken(images, labels)
+    assert wrecks.shape == images.shape and wrecks.min() >= 0 and wrecks.max() <= 1
+    for i in (0, 1, 4, 5):  # the same pixels in other places
+        assert torch.equal(wrecks[i].flatten().sort().values, images[i].flatten().sort().values) and not torch.equal(wrecks[i], images[i])
+    assert torch.equal(wrecks[2], torch.maximum(images[2], images[1]))
+    assert broken(torch.rand(4, 3, 9, 14), torch.arange(4)).shape == (4, 3, 9, 14)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion"])
