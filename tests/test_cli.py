@@ -1,12 +1,14 @@
 """The command line's contract."""
 
 import json
+import re
 
 import pytest
+import torch
 from PIL import Image
 
 from helpers import __main__ as cli
-from helpers import training
+from helpers import data, training
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,57 @@ def test_mistakes_get_one_sentence(trained, args, says, capsys):
     assert run(*[trained / "model.safetensors" if a == "WEIGHTS" else a for a in args]) == 1
     captured = capsys.readouterr()
     assert says in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+# ---- labels and experiments
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("told")
+    assert run("train", "realnvp-conditional", "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--folder", folder) == 0
+    return folder / "model.safetensors"
+
+
+def test_a_chosen_class(told, tmp_path):
+    out = tmp_path / "three.png"
+    for label in ("3", "4"):
+        assert run("sample", told, "--count", 4, "--label", label, "--out", out) == 0
+    four = out.read_bytes()
+    run("sample", told, "--count", 4, "--label", "3", "--out", out)
+    assert out.read_bytes() != four
+    assert run("sample", told, "--count", 4, "--out", out) == 0  # every class in turn
+
+
+def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
+    plain, _ = training.load_model(trained / "model.safetensors")
+    model, _ = training.recipe("realnvp-conditional", "smoke", data.load("digits"))
+    training.start_from(model, trained / "model.safetensors")
+    model.eval()
+    images, labels = data.load("digits").test_images[:4], torch.tensor([0, 3, 5, 9])
+    latents = model.encode(images, labels)
+    assert torch.equal(latents, model.encode(images, (labels + 1) % 10))  # at first it ignores the label ...
+    torch.testing.assert_close(latents, plain.encode(images), rtol=0, atol=1e-5)  # ... and is what it started from
+    assert run("train", "classifier", "--dataset", "digits", "--profile", "smoke", "--start", told, "--folder", tmp_path) == 1
+    assert "Not one tensor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("experiment", "stairs"), "no experiment 'stairs'.*ladder.*temperature"),
+        (("experiment", "ladder", "--only", "rung 5"), "no row 'rung 5' in ladder.*basic; .*squeeze first"),
+        (("train", "classifier", "--dataset", "nothing"), "no data set 'nothing'"),
+    ],
+)
+def test_unknown_experiments(args, says, capsys):
+    assert run(*args) == 1
+    assert re.search(says, capsys.readouterr().err)
+
+
+def test_bad_labels(trained, told, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    for weights, label, says in ((told, "37", "no class '37'.*0, 1, 2"), (trained / "model.safetensors", "3", "'3' was given.*knows no labels")):
+        assert run("sample", weights, "--label", label, "--out", out) == 1
+        assert re.search(says, capsys.readouterr().err)
+    assert not out.exists()
