@@ -122,7 +122,7 @@ def experiment(args):
         for name, measurement in experiments.MEASUREMENTS.items():
             print(f"{name:15} {measurement.__doc__}")
     else:
-        experiments.run(args.name, args.only)
+        experiments.run(args.name, args.only, args.seed)
 
 
 def run(args):
@@ -175,6 +175,7 @@ def parser():
     command = commands.add_parser("experiment", help="train and measure a comparison into results/ (`list` names them)")
     command.add_argument("name")
     command.add_argument("--only", metavar="ROW", help="one row of it")
+    command.add_argument("--seed", type=int, help="one seed (default: all of the experiment's)")
     command.set_defaults(call=experiment)
 
     command = commands.add_parser("run", help="execute the notebooks; leaves copies and HTML under runs/")

@@ -226,8 +226,11 @@ def build(row: Row, seed: int = 0):
     return (FlatFlow if isinstance(row.config, FlatConfig) else LadderRealNVP)(row.config)
 
 
-def run(name: str, only: str | None = None) -> dict:
-    """Train and measure what is missing of an experiment; return its record, {"what", "command", "rows": [...]}."""
+def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
+    """Train and measure what is missing of an experiment; return its record, {"what", "command", "rows": [...]}.
+
+    only, seed: no more than the row of this label, the runs of this seed.
+    """
     if name in MEASUREMENTS:
         return measure_shipped(name)
     rows, (_, seeds) = rows_of(name, only), EXPERIMENTS[name]
@@ -235,7 +238,7 @@ def run(name: str, only: str | None = None) -> dict:
     record = load(name) if path.exists() else {"what": EXPERIMENTS[name][0].__doc__.strip(), "rows": []}
     record["command"] = f"python -m helpers experiment {name}"
     sets = {row.dataset: data.load(row.dataset, device=device) for row in rows.values()}
-    for seed in seeds:
+    for seed in seeds if seed is None else (training.check_seed(seed),):
         for label, row in rows.items():
             row = replace(row, train=replace(row.train, seed=seed))
             identity = json.loads(json.dumps(asdict(row)))
