@@ -233,12 +233,14 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
     """
     if name in MEASUREMENTS:
         return measure_shipped(name)
-    rows, (_, seeds) = rows_of(name, only), EXPERIMENTS[name]
+    rows = rows_of(name, only)
+    seeds = EXPERIMENTS[name][1] if seed is None else (training.check_seed(seed),)
     path, device = training.RESULTS / f"{name}.json", training.pick_device()
     record = load(name) if path.exists() else {"what": EXPERIMENTS[name][0].__doc__.strip(), "rows": []}
     record["command"] = f"python -m helpers experiment {name}"
+    record["rows"] = [done for done in record["rows"] if done["label"] in rows_of(name)]  # not those that no longer exist
     sets = {row.dataset: data.load(row.dataset, device=device) for row in rows.values()}
-    for seed in seeds if seed is None else (training.check_seed(seed),):
+    for seed in seeds:
         for label, row in rows.items():
             row = replace(row, train=replace(row.train, seed=seed))
             identity = json.loads(json.dumps(asdict(row)))
@@ -248,7 +250,7 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
             model, found = train_row(row, sets[row.dataset], device)
             result = {"label": label, "seed": seed, "row": identity, "parameters": training.count_parameters(model)} | found
             print(json.dumps({k: v for k, v in result.items() if k in ("seconds", "metrics")}), flush=True)
-            if seed == seeds[0]:
+            if seed == SEEDS[0]:
                 keep_samples(name, label, model)
             record["rows"] = [done for done in record["rows"] if (done["label"], done["seed"]) != (label, seed)] + [result]
             training.write_json(path, record)
