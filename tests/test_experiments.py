@@ -1,0 +1,76 @@
+"""The comparisons: what is recorded is what the code says, and a run that was cut off goes on."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from helpers import UserError, experiments, training
+from helpers.ladder import LadderConfig
+from helpers.training import TrainConfig
+
+TINY = LadderConfig((1, 8, 8), couplings=(1, 1), width=(4, 4), blocks=1, dequantization_couplings=0)
+TRAIN = TrainConfig(epochs=1, batch_size=32, train_images=96, compile=False, validation_images=50)
+
+
+def tiny() -> dict:
+    """Two flows of scikit-learn's digits."""
+    rows = {"channel": TINY, "batch": replace(TINY, norm="batch")}
+    return {label: experiments.Row(config, TRAIN, "digits", measure=("pixels",)) for label, config in rows.items()}
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_every_row_can_be_built_and_the_record_is_of_these_rows(name):
+    rows = experiments.rows_of(name)
+    for row in rows.values():
+        experiments.build(row)
+    if (training.RESULTS / f"{name}.json").exists():
+        for done in experiments.load(name)["rows"]:
+            row = rows[done["label"]]
+            now = replace(row, train=replace(row.train, seed=done["seed"]))
+            assert done["row"] == json.loads(json.dumps(asdict(now))), done["label"]
+            assert {"device", "seconds", "parameters"} <= set(done)
+
+
+def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", (tiny, (0, 1)))
+    experiments.run("tiny", only="channel", seed=0)
+    kept = (tmp_path / "tiny.json").read_text()
+    record = experiments.run("tiny")
+    assert capsys.readouterr().out.count("== tiny") == 4  # one, then the three that were missing
+    assert record["rows"][0] == json.loads(kept)["rows"][0]
+    assert {(row["label"], row["seed"]) for row in record["rows"]} == {(label, seed) for label in ("channel", "batch") for seed in (0, 1)}
+    assert "bits_per_dim_training_mode" in next(row for row in record["rows"] if row["label"] == "batch")["metrics"]
+    assert set(experiments.samples("tiny")) == {f"{label} @ {t}" for label in ("channel", "batch") for t in (1.0, 0.8)}
+    mean, spread = experiments.summary(record, ("bits_per_dim",))["channel"]["bits_per_dim"]
+    values = [row["metrics"]["bits_per_dim"] for row in record["rows"] if row["label"] == "channel"]
+    assert mean == pytest.approx(sum(values) / 2) and spread == pytest.approx(abs(values[0] - values[1]) / 2)
+
+
+def test_a_loss_that_is_not_finite_is_a_result(tmp_path, monkeypatch):
+    def broken():
+        """One that breaks."""
+        return {"broken": experiments.Row(TINY, replace(TRAIN, learning_rate=1e9, warmup_steps=0, clip_norm=1e9), "digits", measure=())}
+
+    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "broken", (broken, (0,)))
+    row = experiments.run("broken")["rows"][0]
+    assert row["metrics"] == {} and "stopped being finite" in row["stopped"]
+
+
+def test_the_inside_of_the_box_is_told_from_the_outside():
+    model = experiments.build(tiny()["channel"]).eval()
+    images = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
+    model.initialize(images)
+    assert experiments.pixels(model, images, n=32)["outside"] == pytest.approx(0, abs=0.01)
+    raw = experiments.build(replace(tiny()["channel"], config=replace(TINY, logit=False))).eval()
+    raw.initialize(images)
+    assert experiments.pixels(raw, images, n=32)["outside"] > 0.05
+
+
+def test_a_missing_record_says_how_to_make_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match=r"no record ladder.json.*helpers experiment ladder"):
+        experiments.load("ladder")
