@@ -1,9 +1,9 @@
 """The recorded experiments of notebook 01: what is compared with what, under which budget, and what is measured.
 
-`python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and the first samples
-of seed 0 into results/NAME.npz. A row that is already there under the same configuration is not trained again, so a run
-that was cut off goes on, and a changed row is measured anew. The experiments in MEASUREMENTS train nothing: they measure
-shipped weights.
+`python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
+looked at, the first of seed 0 into results/NAME.npz. A row that is already there under the same configuration is not
+trained again, so a run that was cut off goes on, and a changed row is measured anew. The experiments in MEASUREMENTS
+train nothing: they measure shipped weights.
 """
 
 import copy
@@ -250,7 +250,7 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
             model, found = train_row(row, sets[row.dataset], device)
             result = {"label": label, "seed": seed, "row": identity, "parameters": training.count_parameters(model)} | found
             print(json.dumps({k: v for k, v in result.items() if k in ("seconds", "metrics")}), flush=True)
-            if seed == SEEDS[0]:
+            if seed == SEEDS[0] and row.measure:
                 keep_samples(name, label, model)
             record["rows"] = [done for done in record["rows"] if (done["label"], done["seed"]) != (label, seed)] + [result]
             training.write_json(path, record)
