@@ -1,7 +1,7 @@
 """The recorded experiments of notebook 01: what is compared with what, under which budget, and what is measured.
 
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
-looked at, the first of seed 0 into results/NAME.npz. A row that is already there under the same configuration is not
+looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
 trained again, so a run that was cut off goes on, and a changed row is measured anew. The experiments in MEASUREMENTS
 train nothing: they measure shipped weights.
 """
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
+from PIL import Image, PngImagePlugin
 
 from helpers import UserError, data, metrics, plots, training
 from helpers.ladder import FlatConfig, FlatFlow, LadderConfig, LadderRealNVP
@@ -321,13 +322,17 @@ def pixels(model, images, n: int = 500) -> dict:
 
 
 def keep_samples(name: str, label: str, model, n: int = 12) -> None:
-    """The first n samples at temperatures 1 and 0.8 into results/NAME.npz."""
-    path = training.RESULTS / f"{name}.npz"
-    arrays = dict(np.load(path)) if path.exists() else {}
+    """The first n samples at temperatures 1 and 0.8 into results/NAME.png, a row of images for each label @ temperature."""
+    path = training.RESULTS / f"{name}.png"
+    kept = samples(name) if path.exists() else {}
     for temperature in (1.0, 0.8):
         with training.aside(0):
-            arrays[f"{label} @ {temperature}"] = plots.to_uint8(model.sample(n, temperature, every_label(model, n)).nan_to_num(0))
-    training.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+            images = model.sample(n, temperature, every_label(model, n)).nan_to_num(0)
+        kept[f"{label} @ {temperature}"] = torch.from_numpy(plots.to_uint8(images))[..., 0]
+    rows = torch.cat([images.transpose(0, 1).flatten(1) for images in kept.values()])
+    labels = PngImagePlugin.PngInfo()
+    labels.add_text("rows", json.dumps(list(kept)))
+    training.write_atomically(path, lambda file: Image.fromarray(rows.numpy()).save(file, format="PNG", pnginfo=labels))
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -342,9 +347,11 @@ def load(name: str) -> dict:
 
 
 def samples(name: str) -> dict[str, torch.Tensor]:
-    """ "label @ temperature" -> recorded samples, uint8 (N, C, H, W)."""
-    with np.load(training.RESULTS / f"{name}.npz") as file:
-        return {label: torch.from_numpy(file[label]).permute(0, 3, 1, 2) for label in file}
+    """ "label @ temperature" -> recorded grey samples, uint8 (12, H, W)."""
+    with Image.open(training.RESULTS / f"{name}.png") as picture:
+        labels = json.loads(picture.text["rows"])
+        pixels = torch.from_numpy(np.array(picture))
+    return {label: row.unflatten(1, (12, -1)).transpose(0, 1) for label, row in zip(labels, pixels.chunk(len(labels)), strict=True)}
 
 
 def summary(record: dict, keys: tuple[str, ...]) -> dict[str, dict]:
@@ -375,5 +382,5 @@ def show(name: str, columns: dict[str, str]) -> None:
 
 def show_samples(name: str, temperature: float = 0.8):
     """A figure of the recorded samples of seed 0, a row a label."""
-    strips = {label.split(" @ ")[0]: images for label, images in samples(name).items() if label.endswith(f"@ {temperature}")}
+    strips = {label.split(" @ ")[0]: images[:, None] for label, images in samples(name).items() if label.endswith(f"@ {temperature}")}
     return plots.rows(strips, f"{name}: recorded samples of seed 0 at temperature {temperature}, unselected")
