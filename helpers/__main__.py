@@ -61,8 +61,12 @@ def evaluate(args):
     with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
         model, info = training.load_model(args.weights, device)
         dataset = data.load(args.dataset or info["dataset"], args.data, device)
+        if args.record and (args.weights not in training.shipped() or dataset.name != info["dataset"]):
+            raise UserError("--record keeps what was measured of shipped weights on their own data set: give the name of shipped weights alone.")
         started = time.perf_counter()
         found = metrics.evaluate(model, dataset, samples=args.samples, progress=True)
+        if args.record:
+            training.keep_metrics(args.weights, found)
     result = {
         "name": args.weights,
         "dataset": dataset.name,
@@ -86,7 +90,7 @@ def sample(args):
         raise UserError(f"{args.out} was given as --out: give the name of a .png file.")
     torch.manual_seed(training.check_seed(args.seed))
     labels = None
-    if model.config.classes:
+    if getattr(model.config, "classes", 0):
         count = model.config.classes**model.config.parts
         labels = torch.arange(args.count, device=device) % count
         if args.label is not None:
@@ -155,6 +159,7 @@ def parser():
     command.add_argument("--data", metavar="ROOT", help="the folder that holds the data sets (default: DATA_DIR, else data)")
     command.add_argument("--dataset", help="another data set than the one trained on")
     command.add_argument("--samples", type=int, default=1, help="importance samples an image (default 1)")
+    command.add_argument("--record", action="store_true", help="keep what was measured as the record of these shipped weights")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     command.set_defaults(call=evaluate)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.layers import GatedConvNet
+from helpers.layers import GatedConvNet, check_images, check_latents, prior_noise
 
 
 @dataclass(frozen=True)
@@ -431,7 +431,7 @@ class RealNVP(nn.Module):
         Nothing is drawn at random, so the latents of uint8 images are nearer to 0 than those that training saw.
         decode gives float images back, and uint8 images as a point of their bins: floor(256 * decode(z)).
         """
-        self._check(images)
+        check_images(images, self.config.image_shape)
         x = images.to(self.dtype)
         if images.dtype == torch.uint8:
             x, _ = self.dequantization(x, base=torch.full_like(x, 0.5))
@@ -439,22 +439,16 @@ class RealNVP(nn.Module):
 
     def decode(self, latents, labels=None) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of latents (N, D)."""
-        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
-            raise UserError(f"Latents of shape {tuple(latents.shape)} were given: this flow takes (N, {self.latent_dim}).")
+        check_latents(latents, self.latent_dim)
         return self.flow.inverse(latents, self._context(labels, len(latents)))[0].clamp(0, 1)
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
         """n images in [0, 1] from the prior with its standard deviation multiplied by `temperature`."""
-        if n < 1:
-            raise UserError(f"{n} samples were asked for: ask for at least 1.")
-        if not 0 <= temperature < math.inf:
-            raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
+        noise = prior_noise(self, n, temperature)
         self.check_labels(labels, n)
-        device = next(self.parameters()).device
-        noise = torch.randn(n, self.latent_dim, dtype=self.dtype).to(device)  # one seed, one picture, on any device
-        chunks = [None] * n if labels is None else labels.to(device).split(500)
-        return torch.cat([self.decode(temperature * part, chunk) for part, chunk in zip(noise.split(500), chunks, strict=False)])
+        chunks = [None] * n if labels is None else labels.to(noise.device).split(500)
+        return torch.cat([self.decode(part, chunk) for part, chunk in zip(noise.split(500), chunks, strict=False)])
 
     @property
     def dtype(self):
@@ -488,17 +482,7 @@ class RealNVP(nn.Module):
         return (columns[:, None] == torch.arange(classes, device=labels.device)[:, None]).to(self.dtype)[:, :, None]
 
     def _bins(self, images):
-        self._check(images)
+        check_images(images, self.config.image_shape)
         if images.dtype == torch.uint8:
             return images.to(self.dtype)
         return (images.to(self.dtype) * 256).floor().clamp(max=255)
-
-    def _check(self, images):
-        if tuple(images.shape[1:]) != tuple(self.config.image_shape) or images.ndim != 4:
-            expected = ", ".join(map(str, self.config.image_shape))
-            raise UserError(f"Images of shape {tuple(images.shape)} were given: this model takes (N, {expected}).")
-        if images.dtype != torch.uint8:
-            if images.dtype not in (torch.float32, torch.float64):  # half precision can't tell 256 levels apart
-                raise UserError(f"Images of {images.dtype} were given: they must be uint8, or float32 or float64 in [0, 1].")
-            if not ((images >= 0) & (images <= 1)).all():  # a NaN fails too
-                raise UserError("Float images must lie in [0, 1] without NaN: divide 8-bit values by 255.")

@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from helpers import UserError
 from helpers.flows import (
@@ -28,7 +28,7 @@ from helpers.flows import (
     channel_mask,
     checkerboard_mask,
 )
-from helpers.layers import ELU, ChannelNorm, GatedBlock
+from helpers.layers import ELU, MLP, ChannelNorm, GatedBlock
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LadderConfig(RealNVPConfig):
     checkerboard: int = 0  # couplings with checkerboard masks before the first squeeze
     network: str = "gated"  # plain, residual or gated blocks
     norm: str = "channel"  # in the networks: none, batch or channel
-    weight_norm: bool = False  # of the networks' hidden convolutions
+    weight_norm: bool = False  # of the hidden convolutions of plain and residual networks
     zero_init: bool = True  # of the networks' last convolution
     learned_range: bool = True  # False: s between -1 and 1
     mixing: str = "1x1"  # of channels, before each coupling: reverse (the halves change places), shuffle or 1x1
@@ -157,9 +157,9 @@ def normalization(kind, channels):
 class PlainBlock(nn.Module):
     """Convolution, norm, ReLU."""
 
-    def __init__(self, channels, norm):
+    def __init__(self, channels, norm, conv=nn.Conv2d):
         super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), normalization(norm, channels), nn.ReLU())
+        self.net = nn.Sequential(conv(channels, channels, 3, padding=1), normalization(norm, channels), nn.ReLU())
 
     def forward(self, x):
         return self.net(x)
@@ -168,15 +168,30 @@ class PlainBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """x + two convolutions, each after norm and ReLU (He et al. 2016)."""
 
-    def __init__(self, channels, norm):
+    def __init__(self, channels, norm, conv=nn.Conv2d):
         super().__init__()
         layers = []
         for _ in range(2):
-            layers += [normalization(norm, channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+            layers += [normalization(norm, channels), nn.ReLU(), conv(channels, channels, 3, padding=1)]
         self.net = nn.Sequential(*layers)
 
     def forward(self, x):
         return x + self.net(x)
+
+
+class WeightNormConv2d(nn.Conv2d):
+    """A convolution whose kernels are a learned length times a direction (Salimans & Kingma 2016, equation 2).
+
+    The function of torch's weight_norm, which gives each layer a class of its own: the compiler would start anew each time.
+    """
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.length = nn.Parameter(self.weight.detach().flatten(1).norm(dim=1))
+
+    def forward(self, x):
+        scale = self.length / self.weight.flatten(1).norm(dim=1)
+        return F.conv2d(x, self.weight * scale[:, None, None, None], self.bias, self.stride, self.padding)
 
 
 class ConvNet(nn.Module):
@@ -184,6 +199,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, in_channels, out_channels, width, blocks, kind="gated", norm="channel", weight_normed=False, zero_init=True):
         super().__init__()
+        conv = WeightNormConv2d if weight_normed else nn.Conv2d  # for all but the last: a weight of length 0 has no direction
         if kind == "gated":
             middle = [GatedBlock(width) for _ in range(blocks)]
             if norm != "channel":
@@ -192,16 +208,12 @@ class ConvNet(nn.Module):
             middle.append(ELU())
         else:
             block = PlainBlock if kind == "plain" else ResidualBlock
-            middle = [nn.ReLU(), *(block(width, norm) for _ in range(blocks)), nn.ReLU()]
-        self.net = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), *middle, nn.Conv2d(width, out_channels, 3, padding=1))
+            middle = [nn.ReLU(), *(block(width, norm, conv) for _ in range(blocks)), nn.ReLU()]
+        self.net = nn.Sequential(conv(in_channels, width, 3, padding=1), *middle, nn.Conv2d(width, out_channels, 3, padding=1))
         last = self.net[-1]
         if zero_init:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        if weight_normed:  # not the last: a weight of length 0 has no direction
-            for module in list(self.net.modules()):
-                if isinstance(module, nn.Conv2d) and module is not last:
-                    weight_norm(module)
 
     def forward(self, x):
         return self.net(x)
@@ -262,16 +274,10 @@ class SeparateNets(nn.Module):
 
     def __init__(self, size, hidden):
         super().__init__()
-        self.nets = nn.ModuleList()
-        for _ in range(2):
-            layers, before = [], size
-            for out in hidden:
-                layers += [nn.Linear(before, out), nn.ReLU()]
-                before = out
-            layers.append(nn.Linear(before, size))
-            nn.init.zeros_(layers[-1].weight)
-            nn.init.zeros_(layers[-1].bias)
-            self.nets.append(nn.Sequential(*layers))
+        self.nets = nn.ModuleList(MLP(size, hidden, size) for _ in range(2))
+        for net in self.nets:
+            nn.init.zeros_(net.net[-1].weight)
+            nn.init.zeros_(net.net[-1].bias)
 
     def forward(self, x):
         return torch.cat([net(x) for net in self.nets], dim=1)

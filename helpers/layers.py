@@ -1,7 +1,39 @@
-"""Blocks that the families share: gated residual networks over images."""
+"""What the families share: blocks of networks, what an image is, how a prior is drawn from."""
+
+import math
 
 import torch
 from torch import nn
+
+from helpers import UserError
+
+
+def check_images(images, shape) -> None:
+    """UserError unless images are (N, *shape), uint8 or float32 or float64 in [0, 1]."""
+    if images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape):
+        raise UserError(f"Images of shape {tuple(images.shape)} were given: this model takes (N, {', '.join(map(str, shape))}).")
+    if images.dtype != torch.uint8:
+        if images.dtype not in (torch.float32, torch.float64):  # half precision can't tell 256 levels apart
+            raise UserError(f"Images of {images.dtype} were given: they must be uint8, or float32 or float64 in [0, 1].")
+        if not ((images >= 0) & (images <= 1)).all():  # a NaN fails too
+            raise UserError("Float images must lie in [0, 1] without NaN: divide 8-bit values by 255.")
+
+
+def check_latents(z, size) -> None:
+    """UserError unless latents are (N, size)."""
+    if z.ndim != 2 or z.shape[1] != size:
+        raise UserError(f"Latents of shape {tuple(z.shape)} were given: this model takes (N, {size}).")
+
+
+def prior_noise(model, n: int, temperature: float) -> torch.Tensor:
+    """(n, model.latent_dim) from a normal distribution of standard deviation `temperature`."""
+    if n < 1:
+        raise UserError(f"{n} samples were asked for: ask for at least 1.")
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
+    parameter = next(model.parameters())
+    # drawn on the processor: one seed, one picture, on any device
+    return temperature * torch.randn(n, model.latent_dim, dtype=parameter.dtype).to(parameter.device)
 
 
 class ChannelNorm(nn.Module):
@@ -72,6 +104,66 @@ class GatedConvNet(nn.Module):
         )
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class ConvEncoder(nn.Module):
+    """Images (N, C, H, W) to features (N, out): squeezed once, halved once, gated blocks at both resolutions."""
+
+    def __init__(self, image_shape, out, width=32, blocks=1):
+        super().__init__()
+        channels, height, width_of_image = image_shape
+        self.net = nn.Sequential(
+            nn.PixelUnshuffle(2),  # a quarter of the positions, four times the channels: nothing is lost, and it is faster
+            nn.Conv2d(4 * channels, width, 3, padding=1),
+            *(GatedBlock(width) for _ in range(blocks)),
+            ELU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            *(GatedBlock(2 * width) for _ in range(blocks)),
+            ELU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * (height // 4) * (width_of_image // 4), out),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class ConvDecoder(nn.Module):
+    """Latents (N, D) to (N, C, H, W): the encoder's way back. C, H, W are `image_shape`, with as many channels as asked for."""
+
+    def __init__(self, latent, image_shape, width=32, blocks=1):
+        super().__init__()
+        channels, height, width_of_image = image_shape
+        self.net = nn.Sequential(
+            nn.Linear(latent, 2 * width * (height // 4) * (width_of_image // 4)),
+            nn.Unflatten(1, (2 * width, height // 4, width_of_image // 4)),
+            *(GatedBlock(2 * width) for _ in range(blocks)),
+            ELU(),
+            nn.Conv2d(2 * width, 4 * width, 3, padding=1),
+            nn.PixelShuffle(2),
+            *(GatedBlock(width) for _ in range(blocks)),
+            ELU(),
+            nn.Conv2d(width, 4 * channels, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+
+    def forward(self, z):
+        return self.net(z)
+
+
+class MLP(nn.Module):
+    """Fully connected, (N, *) to (N, out): hidden layers of the given sizes, each with a ReLU."""
+
+    def __init__(self, size, hidden, out):
+        super().__init__()
+        layers = [nn.Flatten()]
+        for units in hidden:
+            layers += [nn.Linear(size, units), nn.ReLU()]
+            size = units
+        self.net = nn.Sequential(*layers, nn.Linear(size, out))
 
     def forward(self, x):
         return self.net(x)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from helpers.autoencoders import VAE, Autoencoder, gaussian_kl
 from helpers.classifier import Classifier, broken
 from helpers.training import aside, load_model, shipped
 
@@ -121,8 +122,86 @@ def classify(model, images, batch_size: int = 250, progress: bool = False) -> to
         return torch.cat([model.class_log_probs(batch).argmax(1) for batch in batches])
 
 
+# ---------------------------------------------------------------------------------------------------- autoencoders
+
+
+@torch.no_grad()
+def reconstruction_error(model, images) -> torch.Tensor:
+    """Mean squared error a pixel of each image after its way through the bottleneck, pixels in [0, 1], (N,)."""
+    errors = []
+    for part in images.split(1_000):
+        x = part / 255 if part.dtype == torch.uint8 else part
+        errors.append((model.decode(model.encode(part)) - x).square().flatten(1).mean(1))
+    return torch.cat(errors)
+
+
+def pca_errors(train_images, images, sizes) -> dict[int, float]:
+    """Size -> mean squared error a pixel of `images` after principal component analysis of the training images.
+
+    The least that any linear encoder and decoder of that bottleneck reach on the training images.
+    """
+    train, x = (part.flatten(1).double() / 255 for part in (train_images, images))
+    mean = train.mean(0)
+    directions = torch.linalg.eigh(torch.cov((train - mean).T)).eigenvectors.flip(1)
+    shares = ((x - mean) @ directions).square().mean(0)  # of the error, that each direction would take away
+    left = (x - mean).square().sum(1).mean()
+    return {size: ((left - shares[:size].sum()) / x.shape[1]).item() for size in sizes}
+
+
+@torch.no_grad()
+def elbo(model, images, seed: int = 0) -> dict[str, float]:
+    """Negative ELBO of a VAE and its two parts, in nats an image, whatever β it was trained with; one z an image."""
+    totals = {"reconstruction": 0.0, "kl": 0.0}
+    with aside(seed, model):
+        for part in images.split(1_000):
+            terms = model.loss(part)
+            totals = {name: total + terms[name].item() * len(part) / len(images) for name, total in totals.items()}
+    return {"negative_elbo": totals["reconstruction"] + totals["kl"]} | totals
+
+
+def nll(model, images, samples: int, seed: int = 0, batch_size: int = 200, progress: bool = False) -> dict[str, float]:
+    """Negative log-likelihood in nats an image by importance sampling, an upper bound, and its standard error over the images."""
+    with aside(seed):
+        batches = tqdm(images.split(batch_size), desc=f"{samples} importance samples", disable=not progress)
+        values = -torch.cat([model.log_prob(part, samples=samples) for part in batches]).double()
+    return {"nll": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item(), "importance_samples": samples}
+
+
+@torch.no_grad()
+def latent_use(model, images, seed: int = 0) -> dict[str, torch.Tensor]:
+    """What each latent of a VAE carries, (D,): "kl", the mean of its KL divergence in nats; "variance", of the posterior's mean over images."""
+    with aside(seed):
+        both = [model.posterior(model.observed(part)) for part in images.split(1_000)]
+    mean, log_std = (torch.cat(parts) for parts in zip(*both, strict=True))
+    return {"kl": gaussian_kl(mean, log_std).mean(0), "variance": mean.var(0)}
+
+
+def active_units(model, images, threshold: float = 0.01) -> int:
+    """How many latents move with the image: those whose posterior mean has a variance above 0.01 (Burda et al. 2016, section 5.2)."""
+    return int((latent_use(model, images)["variance"] > threshold).sum())
+
+
+@torch.no_grad()
+def precision_recall(classifier, images, real, neighbours: int = 3) -> dict[str, float]:
+    """Improved precision and recall on the classifier's features (Kynkäänniemi et al. 2019, equations 1 and 2).
+
+    precision: share of `images` that lie among the real ones, nearer to one of them than its third neighbour is;
+    recall: the share of real ones that lie among `images`. Sets of equal size, 2,000 or so: all distances are computed.
+    """
+    a, b = (torch.cat([classifier.features(part) for part in whole.split(1_000)]) for whole in (images, real))
+
+    def covered(points, by):
+        radius = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values  # the nearest is the point itself
+        return (torch.cdist(points, by) <= radius).any(1).float().mean().item()
+
+    return {"precision": covered(a, b), "recall": covered(b, a)}
+
+
+# ------------------------------------------------------------------------------------------------------- evaluation
+
+
 def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bool = False) -> dict:
-    """The metrics of the model's family on one split of a data set."""
+    """The metrics of the model's family on one split of a data set; `samples`: importance samples an image."""
     images, labels = dataset.part(split)
     result = {"split": split, "n": len(images)}
     if isinstance(model, Classifier):
@@ -130,6 +209,12 @@ def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bo
             wrecks = broken(images / 255, labels)
         found = {"accuracy": accuracy(model, images, labels), "legibility": legibility(model, images)}
         return result | found | {"legibility_of_broken_images": legibility(model, wrecks)}
+    if isinstance(model, Autoencoder):
+        errors, seen = reconstruction_error(model, images), reconstruction_error(model, dataset.train_images[: len(images)])
+        pca = pca_errors(dataset.train_images, images, [model.latent_dim])[model.latent_dim]
+        return result | {"mse": errors.mean().item(), "mse_of_training_images": seen.mean().item(), "mse_of_pca": pca}
+    if isinstance(model, VAE):
+        return result | evaluate_vae(model, images, samples, progress) | sample_quality(model, dataset, images)
     conditional = model.config.classes > 0
     result |= {"importance_samples": samples} | bits_per_dim(model, images, labels if conditional else None, samples, progress=progress)
     classifier = judge(dataset.name, images.device) if conditional else None
@@ -137,3 +222,25 @@ def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bo
         result |= {"control_accuracy": control_accuracy(model, classifier), "control_temperature": CONTROL["temperature"]}
         result |= {"control_samples": CONTROL["samples"], "judge": JUDGES[dataset.name]}
     return result
+
+
+def evaluate_vae(model, images, samples: int = 1, progress: bool = False) -> dict:
+    """ELBO, and where asked for the importance-weighted NLL and bits/dim, of a VAE; how many latents it uses."""
+    result = {"likelihood": model.config.likelihood} | elbo(model, images) | {"active_units": active_units(model, images)}
+    if samples > 1 and model.config.likelihood != "grey":  # no likelihood, no NLL
+        result |= nll(model, images, samples, progress=progress)
+    if model.config.likelihood == "logistic":
+        result["bits_per_dim"] = nats_to_bits_per_dim(result.get("nll", result["negative_elbo"]), images[0].numel())
+    return result
+
+
+def sample_quality(model, dataset, images, n: int = 10_000) -> dict:
+    """Fréchet distance of n samples against as many test images, and of training images as its floor; precision and recall of 2,000."""
+    classifier, real = judge(dataset.name, images.device), images[:n]
+    if classifier is None:
+        return {}
+    with aside():
+        drawn = model.sample(len(real))
+    result = {"frechet_distance": frechet_distance(classifier, drawn, real)}
+    result["frechet_distance_of_training_images"] = frechet_distance(classifier, dataset.train_images[: len(real)], real)
+    return result | {"frechet_samples": len(real), "judge": JUDGES[dataset.name]} | precision_recall(classifier, drawn[:2_000], real[:2_000])

@@ -89,6 +89,26 @@ def curves(epochs: list[dict], title: str, unit: str, reference: dict | None = N
     return figure
 
 
+def scatter_map(codes, labels, classes, size: int = 360):
+    """A map of codes (N, 2) coloured by class, as a PIL image, and a function from a code to its pixel there."""
+    figure = plt.figure(figsize=(size / 100 * 1.3, size / 100), dpi=100)
+    axis = figure.add_axes((0.09, 0.08, 0.65, 0.9))
+    for label, name in enumerate(classes):
+        axis.scatter(*codes[labels == label].T, s=3, color=plt.get_cmap("tab10")(label % 10), label=name)
+    axis.legend(markerscale=3, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axis.tick_params(labelsize=7)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    height, to_pixels = figure.bbox.height, axis.transData.frozen()
+    plt.close(figure)
+
+    def place(x, y):
+        right, up = to_pixels.transform((x, y))
+        return float(right), float(height - up)
+
+    return Image.open(buffer).convert("RGB"), place
+
+
 def source(*objects) -> None:
     """Show the highlighted source of classes or functions, so that a notebook never holds a second copy of them."""
     from pygments import highlight

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 import torch
 from IPython.display import display
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from helpers import UserError, plots
 from helpers.training import aside
@@ -87,7 +87,7 @@ def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
 def interpolation(model, first, second) -> Explorer:
     """From image `first` to image `second`, (C, H, W) each: through the latent space, and pixel by pixel beside it."""
     ends = torch.stack([first, second])
-    with torch.no_grad():
+    with aside():  # a VAE of binary images draws them at random
         latents = model.encode(ends)
     pixels = ends.to(latents.dtype) / 255
 
@@ -100,11 +100,58 @@ def interpolation(model, first, second) -> Explorer:
     return Explorer(model, draw, {"position": _slider("position", 0.5, 0.0, 1.0, 0.05)})
 
 
+def between(models: dict, images) -> Explorer:
+    """Between any two of `images` (N, C, H, W), by each of `models`, name -> model: along the chord and along the arc."""
+    with aside():
+        latents = {name: model.encode(images) for name, model in models.items()}
+    pixels = (images / 255 if images.dtype == torch.uint8 else images).float()
+
+    def draw(models, first, second, position):
+        strip = [pixels[first]]
+        for name, model in models.items():
+            a, b = latents[name][first, None], latents[name][second, None]
+            strip += [*model.decode(torch.cat([(1 - position) * a + position * b, slerp(a, b, position)])).float()]
+        strip = torch.stack([*strip, pixels[second]])
+        middle = " · ".join(f"{name}: chord · arc" for name in models)
+        return plots.grid(strip, columns=len(strip), scale=_scale(strip)), f"image {first} · {middle} · image {second}, at {position:.2f}"
+
+    last = len(images) - 1
+    controls = {name: _slider(name, value, 0, last, 1, widgets.IntSlider) for name, value in (("first", 0), ("second", min(1, last)))}
+    return Explorer(models, draw, controls | {"position": _slider("position", 0.5, 0.0, 1.0, 0.05)})
+
+
+def plane(model, images, labels, classes) -> Explorer:
+    """A latent space of two dimensions: a map of the codes of `images`, coloured by class, and the image at any point of it."""
+    if model.latent_dim != 2:
+        raise UserError(f"This model has {model.latent_dim} latents: a plane needs one that was trained with 2.")
+    with aside():
+        codes = model.encode(images).float().cpu()
+    low, high = codes.amin(0).tolist(), codes.amax(0).tolist()
+    background, place = plots.scatter_map(codes, labels.cpu(), classes)
+    parameter = next(model.parameters())
+
+    def draw(model, horizontal, vertical):
+        z = torch.tensor([[horizontal, vertical]], dtype=parameter.dtype, device=parameter.device)
+        image = plots.grid(model.decode(z), scale=background.height // images.shape[2] - 1).convert("RGB")
+        canvas = Image.new("RGB", (background.width + image.width, background.height), "white")
+        canvas.paste(background)
+        canvas.paste(image, (background.width, 0))
+        x, y = place(horizontal, vertical)
+        pen = ImageDraw.Draw(canvas)
+        for radius, colour in ((7, "white"), (5, "black")):
+            pen.line([(x - radius, y), (x + radius, y)], fill=colour, width=radius - 3)
+            pen.line([(x, y - radius), (x, y + radius)], fill=colour, width=radius - 3)
+        return canvas, f"the image at ({horizontal:.2f}, {vertical:.2f})"
+
+    axes = zip(("horizontal", "vertical"), codes.mean(0).tolist(), low, high, strict=True)
+    return Explorer(model, draw, {name: _slider(name, value, a, b, (b - a) / 100) for name, value, a, b in axes})
+
+
 def walk(model, image, directions, reach: float = 3.0) -> Explorer:
     """Steps from `image` (C, H, W) along one of `directions` (K, D) in latent space, in units of that direction."""
     if directions.ndim != 2 or directions.shape[1] != model.latent_dim:
         raise UserError(f"Directions of shape {tuple(directions.shape)} were given: they must be (K, {model.latent_dim}).")
-    with torch.no_grad():
+    with aside():
         start = model.encode(image[None])
     offsets = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=start.dtype, device=start.device)[:, None]
 

@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from helpers import UserError, data
+from helpers.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
 from helpers.classifier import Classifier, ClassifierConfig
 from helpers.flows import RealNVP, RealNVPConfig
 
@@ -103,7 +104,8 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     """Train `model` in place on `dataset` and return its record: configuration, device, seconds, losses by epoch.
 
     model: has loss(images, labels) -> dict of terms with their total under "loss", config, regions(), and where its
-    first weights depend on data initialize(images).
+    first weights depend on data initialize(images, labels), and where something is left to do at the end finish(images).
+    It finds the number of the step in its attribute `step`.
     folder: where the checkpoint is kept; None keeps none. resume: go on from the checkpoint there.
     on_report(model, epoch): called with each report, and at the start with epoch 0; what it draws at random does not
     change the training. With several reports an epoch, `epoch` is a fraction.
@@ -166,6 +168,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, total_steps, config.schedule)
         index = order[i * batch_size : (i + 1) * batch_size]
+        model.step = step  # for what a loss schedules
         terms = losses(images[index], labels[index])
         optimizer.zero_grad()
         terms["loss"].backward()
@@ -194,6 +197,9 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
         if checkpoint and not pending and (report or time.perf_counter() - saved > CHECKPOINT_SECONDS):
             saved = save()
     bar.close()
+    if hasattr(model, "finish"):
+        with aside(config.seed, model):
+            model.finish(images)
     return identity | {
         "seed": config.seed,
         "parameters": count_parameters(model),
@@ -330,17 +336,22 @@ def write_json(path, content) -> None:
 MODELS = {
     "realnvp": (RealNVP, RealNVPConfig),
     "realnvp-conditional": (RealNVP, RealNVPConfig),
+    "autoencoder": (Autoencoder, AutoencoderConfig),
+    "vae": (VAE, VAEConfig),
+    "vae-grey": (VAE, VAEConfig),
     "classifier": (Classifier, ClassifierConfig),
 }
 LABELLED = {"realnvp-conditional", "classifier"}  # these need to know how many classes there are
 PROFILES = ("smoke", "quick", "full")
+
+SMOKE = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-2, warmup_steps=5, compile=False, train_images=640, validation_images=100)
 
 # What a profile means for a model: its configuration and how to train it. smoke takes seconds and shows only that
 # everything runs; quick takes minutes on two cores of a laptop; full is meant for a GPU.
 RECIPES = {
     ("realnvp", "smoke"): (
         {"couplings": (1, 1), "width": (8, 8), "blocks": 1, "dequantization_couplings": 1, "dequantization_width": 8},
-        TrainConfig(epochs=2, batch_size=32, learning_rate=1e-2, warmup_steps=5, compile=False, train_images=640, validation_images=100),
+        SMOKE,
     ),
     ("realnvp", "quick"): (
         {"couplings": (4, 6), "width": (40, 64)},
@@ -350,11 +361,20 @@ RECIPES = {
         {"couplings": (6, 8), "width": (40, 64)},
         TrainConfig(epochs=30, learning_rate=1e-2),
     ),
+    ("autoencoder", "smoke"): ({"latent": 8, "width": 8}, SMOKE),
+    ("autoencoder", "quick"): ({}, TrainConfig(epochs=2, batch_size=128, learning_rate=4e-3, reports_per_epoch=2)),
+    ("autoencoder", "full"): ({"width": 64}, TrainConfig(epochs=40, batch_size=128, learning_rate=4e-3)),
+    ("vae", "smoke"): ({"latent": 8, "width": 8}, SMOKE),
+    ("vae", "quick"): ({"latent": 32}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, reports_per_epoch=2)),
+    ("vae", "full"): ({"latent": 32, "width": 64}, TrainConfig(epochs=100, batch_size=128, learning_rate=2e-3)),
     ("classifier", "smoke"): ({"width": 8}, TrainConfig(epochs=20, batch_size=32, learning_rate=1e-2, warmup_steps=5, compile=False)),
     ("classifier", "quick"): ({}, TrainConfig(epochs=2, learning_rate=4e-3, compile=False)),
     ("classifier", "full"): ({}, TrainConfig(epochs=12, learning_rate=4e-3, compile=False)),
 }
-RECIPES |= {("realnvp-conditional", profile): RECIPES["realnvp", profile] for profile in PROFILES}
+for profile in PROFILES:
+    settings, train = RECIPES["vae", profile]
+    RECIPES["vae-grey", profile] = settings | {"likelihood": "logistic"}, train
+    RECIPES["realnvp-conditional", profile] = RECIPES["realnvp", profile]
 
 
 def pick_profile(name: str | None = None) -> str:
@@ -470,3 +490,10 @@ def ship(folder, name: str) -> None:
     write_atomically(WEIGHTS / f"{name}.safetensors", lambda file: file.write(content))
     write_atomically(RESULTS / f"{name}.json", lambda file: file.write(record))
     write_json(WEIGHTS / "index.json", dict(sorted((shipped() | {name: entry}).items())))
+
+
+def keep_metrics(name: str, found: dict) -> None:
+    """Put what was measured of shipped weights into their record and the index, in the place of what was there."""
+    path = RESULTS / f"{name}.json"
+    write_json(path, json.loads(path.read_text()) | {"metrics": found})
+    write_json(WEIGHTS / "index.json", shipped() | {name: shipped()[name] | {"metrics": found}})

@@ -39,6 +39,21 @@ def test_evaluate_prints_one_object_and_agrees_with_the_record(trained, capsys):
     assert found["bits_per_dim"] == pytest.approx(record["metrics"]["bits_per_dim"], abs=1e-5)
 
 
+def test_evaluate_can_keep_what_it_measured(trained, tmp_path, monkeypatch, capsys):
+    for folder in ("WEIGHTS", "RESULTS"):
+        monkeypatch.setattr(training, folder, tmp_path / folder)
+    assert run("evaluate", trained / "model.safetensors", "--record") == 1
+    assert "name of shipped weights" in capsys.readouterr().err
+    training.ship(trained, "mine")
+    before = (training.shipped()["mine"], json.loads((tmp_path / "RESULTS" / "mine.json").read_text()))
+    assert run("evaluate", "mine", "--samples", 2, "--record") == 0
+    after = (training.shipped()["mine"], json.loads((tmp_path / "RESULTS" / "mine.json").read_text()))
+    for old, new in zip(before, after, strict=True):
+        assert new["metrics"]["importance_samples"] == 2 and new["metrics"]["bits_per_dim"] < old["metrics"]["bits_per_dim"]
+        assert old | {"metrics": new["metrics"]} == new
+    assert run("evaluate", "mine") == 0 and training.shipped()["mine"] == after[0]  # only when asked to
+
+
 def test_sample_draws_a_picture(trained, tmp_path):
     out = tmp_path / "new" / "samples.png"
     assert run("sample", trained / "model.safetensors", "--count", 5, "--temperature", 0.7, "--out", out) == 0

@@ -7,7 +7,7 @@ from torch.autograd.functional import jacobian
 
 from helpers import UserError
 from helpers.flows import RealNVP, RealNVPConfig
-from helpers.ladder import BatchNorm, FlatConfig, FlatFlow, LadderConfig, LadderRealNVP, Permutation
+from helpers.ladder import BatchNorm, FlatConfig, FlatFlow, LadderConfig, LadderRealNVP, Permutation, WeightNormConv2d
 
 SMALL = {"image_shape": (1, 4, 4), "couplings": (1, 2), "width": (6, 6), "blocks": 1, "dequantization_couplings": 0}
 WAYS = {
@@ -85,3 +85,15 @@ def test_shuffling_is_undone():
 def test_an_unknown_way(call, says):
     with pytest.raises(UserError, match=says):
         call()
+
+
+def test_weight_norm_is_that_of_torch():
+    torch.manual_seed(0)
+    ours, theirs = WeightNormConv2d(3, 5, 3, padding=1), torch.nn.Conv2d(3, 5, 3, padding=1)
+    theirs.load_state_dict({key: value for key, value in ours.state_dict().items() if key != "length"})
+    theirs = torch.nn.utils.parametrizations.weight_norm(theirs)
+    with torch.no_grad():
+        ours.length.mul_(2)
+        theirs.parametrizations.weight.original0.mul_(2)
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(ours(x), theirs(x))

@@ -4,17 +4,24 @@ import io
 
 import pytest
 import torch
-from conftest import tiny_flow
+from conftest import stir, tiny_flow
 from PIL import Image
 
 from helpers import UserError, data, sliders
+from helpers.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
 
 
 def explorers():
     model = tiny_flow().eval()
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     directions = torch.randn(3, 64, dtype=torch.float64)
+    both = {"AE": Autoencoder(AutoencoderConfig((1, 8, 8), 2, width=4)).eval(), "VAE": VAE(VAEConfig((1, 8, 8), 2, width=4)).eval()}
+    many = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
     return {
+        "between, position": (sliders.between(both, images), "position", 0.2),
+        "between, second": (sliders.between(both, images), "second", 0),
+        "plane": (sliders.plane(both["AE"], many, torch.arange(20) % 10, data.DIGITS), "vertical", -9.0),
+        "walk of a VAE": (sliders.walk(both["VAE"], images[0], torch.eye(2)), "step", 1.5),
         "temperature": (sliders.temperature(model, n=4), "temperature", 1.1),
         "interpolation": (sliders.interpolation(model, *images), "position", 0.2),
         "class": (sliders.chosen(tiny_flow(classes=10).eval(), data.DIGITS, n=4), "class", 8),
@@ -84,6 +91,21 @@ def test_a_pair_is_drawn_from_its_label():
     model, noise = explorer.model, sliders._noise(explorer.model, 2, 0)
     expected = sliders.plots.grid(model.decode(0.8 * noise, torch.tensor([42, 42])), columns=2, scale=10)
     assert expected.tobytes() == explorer.image.tobytes() and "4 and 2" in explorer.caption.value
+
+
+def test_a_plane_marks_the_point_whose_image_it_shows():
+    model = stir(Autoencoder(AutoencoderConfig((1, 8, 8), 2, width=4))).eval()
+    images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+    explorer = sliders.plane(model, images, torch.arange(20) % 10, data.DIGITS)
+    here = model.encode(images)[3].tolist()
+    for control, value in zip(("horizontal", "vertical"), here, strict=True):
+        explorer.controls[control].value = value
+    _, place = sliders.plots.scatter_map(model.encode(images).detach(), torch.arange(20) % 10, data.DIGITS)
+    assert explorer.image.getpixel(tuple(round(v) for v in place(*here))) == (0, 0, 0)
+    expected = sliders.plots.grid(model.decode(torch.tensor([here])), scale=360 // 8 - 1).convert("RGB")
+    assert explorer.image.crop((468, 0, 468 + expected.width, expected.height)).tobytes() == expected.tobytes()
+    with pytest.raises(UserError, match="3 latents"):
+        sliders.plane(Autoencoder(AutoencoderConfig((1, 8, 8), 3, width=4)), images, torch.arange(20), data.DIGITS)
 
 
 def test_directions_of_the_wrong_size():

@@ -1,0 +1,222 @@
+"""The recorded experiments: what the notebooks compare with what, under which budget, and what is measured.
+
+The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py.
+
+`python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
+looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
+trained again, so a run that was cut off goes on, and a changed row is measured anew. The experiments in MEASUREMENTS
+train nothing: they measure shipped weights.
+"""
+
+import copy
+import json
+import platform
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+
+from helpers import UserError, data, metrics, plots, training
+from helpers.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
+from helpers.experiments import autoencoders, flows
+from helpers.experiments.row import SEEDS, Row
+from helpers.flows import RealNVP
+from helpers.ladder import FlatConfig, FlatFlow, LadderConfig, LadderRealNVP
+
+EXPERIMENTS = flows.EXPERIMENTS | autoencoders.EXPERIMENTS
+MEASUREMENTS = flows.MEASUREMENTS
+KINDS = {LadderConfig: LadderRealNVP, FlatConfig: FlatFlow, AutoencoderConfig: Autoencoder, VAEConfig: VAE}
+SAMPLES = 1_000  # of which legibility is measured
+
+
+# --------------------------------------------------------------------------------------------- training and measuring
+
+
+def rows_of(name: str, only: str | None = None) -> dict[str, Row]:
+    """The rows of an experiment, or the one of that label. UserError for names that there are not."""
+    if name not in EXPERIMENTS:
+        raise UserError(f"There is no experiment {name!r}: take one of {', '.join([*EXPERIMENTS, *MEASUREMENTS])}.")
+    rows = EXPERIMENTS[name][0]()
+    if only is not None and only not in rows:
+        raise UserError(f"There is no row {only!r} in {name}: take one of {'; '.join(rows)}.")
+    return {only: rows[only]} if only is not None else rows
+
+
+def build(row: Row, seed: int = 0):
+    """The untrained model of a row; its first weights depend on the seed alone."""
+    torch.manual_seed(seed)
+    return KINDS[type(row.config)](row.config)
+
+
+def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
+    """Train and measure what is missing of an experiment; return its record, {"what", "command", "rows": [...]}.
+
+    only, seed: no more than the row of this label, the runs of this seed.
+    """
+    if name in MEASUREMENTS:
+        return measure_shipped(name)
+    rows = rows_of(name, only)
+    seeds = EXPERIMENTS[name][1] if seed is None else (training.check_seed(seed),)
+    path, device = training.RESULTS / f"{name}.json", training.pick_device()
+    record = load(name) if path.exists() else {"what": EXPERIMENTS[name][0].__doc__.strip(), "rows": []}
+    record["command"] = f"python -m helpers experiment {name}"
+    record["rows"] = [done for done in record["rows"] if done["label"] in rows_of(name)]  # not those that no longer exist
+    sets = {row.dataset: data.load(row.dataset, device=device) for row in rows.values()}
+    for seed in seeds:
+        for label, row in rows.items():
+            row = replace(row, train=replace(row.train, seed=seed))
+            identity = json.loads(json.dumps(asdict(row)))
+            if any(done["label"] == label and done["row"] == identity for done in record["rows"]):
+                continue
+            print(f"== {name}: {label}, seed {seed}", flush=True)
+            model, found = train_row(row, sets[row.dataset], device)
+            result = {"label": label, "seed": seed, "row": identity, "parameters": training.count_parameters(model)} | found
+            print(json.dumps({k: v for k, v in result.items() if k in ("seconds", "metrics")}), flush=True)
+            if seed == SEEDS[0] and row.measure:
+                keep_samples(name, label, model)
+            record["rows"] = [done for done in record["rows"] if (done["label"], done["seed"]) != (label, seed)] + [result]
+            training.write_json(path, record)
+    return record
+
+
+def measure_shipped(name: str) -> dict:
+    device, started = training.pick_device(), time.perf_counter()
+    record = {"what": MEASUREMENTS[name].__doc__, "command": f"python -m helpers experiment {name}"} | MEASUREMENTS[name](device)
+    record |= {"device": training.device_name(device), "seconds": round(time.perf_counter() - started, 1)}
+    training.write_json(training.RESULTS / f"{name}.json", record)
+    return record
+
+
+def train_row(row: Row, dataset, device):
+    """Train a row and measure it on the whole test set; a loss that is not finite is a result too."""
+    torch.compiler.reset()
+    model = build(row, row.train.seed).to(device)
+    where = {"device": training.device_name(device), "versions": {"python": platform.python_version(), "torch": torch.__version__}}
+    started = time.perf_counter()
+    try:
+        record = training.fit(model, dataset, row.train, progress=False)
+    except training.NonFiniteLoss as error:
+        return model.eval(), where | {"seconds": round(time.perf_counter() - started, 1), "stopped": str(error), "metrics": {}}
+    found = {key: record[key] for key in ("seconds", "compile_seconds", "compiled", "precision", "epochs")}
+    return model.eval(), where | found | {"metrics": measure(row, model, dataset)}
+
+
+def measure(row: Row, model, dataset) -> dict:
+    """What `row` asks for, of its family and on the whole test set."""
+    judge = metrics.judge(dataset.name, dataset.test_images.device)
+    if isinstance(model, RealNVP):
+        found = measure_flow(model, dataset, judge)
+    elif isinstance(model, VAE):
+        found = metrics.evaluate_vae(model, dataset.test_images)
+        found |= metrics.sample_quality(model, dataset, dataset.test_images) if row.measure else {}
+    else:
+        found = metrics.evaluate(model, dataset)
+    if "legibility" in row.measure:
+        for temperature in (0.8, 1.0):
+            with training.aside(0):
+                images = model.sample(SAMPLES, temperature, every_label(model, SAMPLES)).nan_to_num(0)
+            parts = torch.cat(images.chunk(dataset.parts, dim=3))
+            found[f"legibility_at_{temperature}"] = metrics.legibility(judge, parts)
+    if "pixels" in row.measure:
+        found |= pixels(model, dataset.test_images)
+    return {"n": len(dataset.test_images)} | found
+
+
+def measure_flow(model, dataset, judge) -> dict:
+    """bits/dim in evaluation mode; where batch norm is involved, in training mode too; of a conditional one its control accuracy."""
+    conditional = model.config.classes > 0
+    found = metrics.bits_per_dim(model, dataset.test_images, dataset.test_labels if conditional else None)
+    if conditional:
+        found["control_accuracy"] = metrics.control_accuracy(model, judge)
+    if any("BatchNorm" in type(module).__name__ for module in model.modules()):
+        by_batch = copy.deepcopy(model).train()  # the running statistics of the copy are moved, not those of the model
+        found["bits_per_dim_training_mode"] = metrics.bits_per_dim(by_batch, dataset.test_images)["bits_per_dim"]
+    return found
+
+
+def every_label(model, n: int):
+    """Labels (n,) of a conditional model, each in turn; None for one that takes none."""
+    if not getattr(model.config, "classes", 0):
+        return None
+    return torch.arange(n, device=next(model.parameters()).device) * 37 % model.config.classes**model.config.parts
+
+
+EDGES = (-0.5, 1.5, 80)  # of the histogram of pixel values: lowest, highest, bins
+
+
+def pixels(model, images, n: int = 500) -> dict:
+    """Where the mass of the samples sits before they are clamped to [0, 1], and that of n real images beside it."""
+    with training.aside(0):
+        samples = model.flow.inverse(torch.randn(n, model.latent_dim, device=images.device))[0]
+        real = model.dequantization(images[:n].float())[0]
+    share = {"outside": ((samples < 0) | (samples > 1)).float().mean().item()}
+    both = {"samples": samples.float().cpu(), "real": real.float().cpu()}
+    counts = {name: torch.histc(values, EDGES[2], *EDGES[:2]) / values.numel() for name, values in both.items()}
+    return share | {f"histogram_{name}": [round(v, 6) for v in values.tolist()] for name, values in counts.items()}
+
+
+def keep_samples(name: str, label: str, model, n: int = 12) -> None:
+    """The first n samples at temperatures 1 and 0.8 into results/NAME.png, a row of images for each label @ temperature."""
+    path = training.RESULTS / f"{name}.png"
+    kept = samples(name) if path.exists() else {}
+    for temperature in (1.0, 0.8):
+        with training.aside(0):
+            images = model.sample(n, temperature, every_label(model, n)).nan_to_num(0)
+        kept[f"{label} @ {temperature}"] = torch.from_numpy(plots.to_uint8(images))[..., 0]
+    rows = torch.cat([images.transpose(0, 1).flatten(1) for images in kept.values()])
+    labels = PngImagePlugin.PngInfo()
+    labels.add_text("rows", json.dumps(list(kept)))
+    training.write_atomically(path, lambda file: Image.fromarray(rows.numpy()).save(file, format="PNG", pnginfo=labels))
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def load(name: str) -> dict:
+    """The record of an experiment."""
+    path = training.RESULTS / f"{name}.json"
+    if not path.exists():
+        raise UserError(f"There is no record {path.name}: make it with `python -m helpers experiment {name}`.")
+    return json.loads(path.read_text())
+
+
+def samples(name: str) -> dict[str, torch.Tensor]:
+    """ "label @ temperature" -> recorded grey samples, uint8 (12, H, W)."""
+    with Image.open(training.RESULTS / f"{name}.png") as picture:
+        labels = json.loads(picture.text["rows"])
+        pixels = torch.from_numpy(np.array(picture))
+    return {label: row.unflatten(1, (12, -1)).transpose(0, 1) for label, row in zip(labels, pixels.chunk(len(labels)), strict=True)}
+
+
+def summary(record: dict, keys: tuple[str, ...]) -> dict[str, dict]:
+    """label -> mean and spread (half the range over the seeds) of the metrics named, parameters, seconds, seeds."""
+    table = {}
+    for label in dict.fromkeys(row["label"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["label"] == label]
+        entry = {"seeds": len(rows), "parameters": rows[0]["parameters"], "seconds": sum(row["seconds"] for row in rows) / len(rows)}
+        for key in keys:
+            values = [row["metrics"][key] for row in rows if key in row["metrics"]]
+            entry[key] = (sum(values) / len(values), (max(values) - min(values)) / 2) if len(values) == len(rows) else None
+        table[label] = entry
+    return table
+
+
+def show(name: str, columns: dict[str, str]) -> None:
+    """A table of a recorded experiment, a row a label; `columns`: heading -> metric, as mean ± half the range of the seeds."""
+    record = load(name)
+    rows = []
+    for label, entry in summary(record, tuple(columns.values())).items():
+        cells = ["-" if entry[key] is None else f"{entry[key][0]:.3f}" + f" ± {entry[key][1]:.3f}" * (entry["seeds"] > 1) for key in columns.values()]
+        rows.append([label, *cells, f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"])
+    seeds = max(entry["seeds"] for entry in summary(record, ()).values())
+    devices = " and ".join(sorted({row["device"] for row in record["rows"]}))
+    caption = f"Recorded on {devices}, {seeds} seed{'s' * (seeds > 1)} a row. Remake it: {record['command']}"
+    plots.table([name, *columns, "parameters", "seconds"], rows, caption)
+
+
+def show_samples(name: str, temperature: float = 0.8):
+    """A figure of the recorded samples of seed 0, a row a label."""
+    strips = {label.split(" @ ")[0]: images[:, None] for label, images in samples(name).items() if label.endswith(f"@ {temperature}")}
+    return plots.rows(strips, f"{name}: recorded samples of seed 0 at temperature {temperature}, unselected")
