@@ -142,7 +142,7 @@ class ConvDecoder(nn.Module):
             nn.Unflatten(1, (2 * width, height // 4, width_of_image // 4)),
             *(GatedBlock(2 * width) for _ in range(blocks)),
             ELU(),
-            nn.Conv2d(2 * width, 4 * width, 3, padding=1),
+            nn.Conv2d(2 * width, 4 * width, 1),
             nn.PixelShuffle(2),
             *(GatedBlock(width) for _ in range(blocks)),
             ELU(),

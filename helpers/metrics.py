@@ -156,7 +156,7 @@ def elbo(model, images, seed: int = 0) -> dict[str, float]:
         for part in images.split(1_000):
             terms = model.loss(part)
             totals = {name: total + terms[name].item() * len(part) / len(images) for name, total in totals.items()}
-    return {"negative_elbo": totals["reconstruction"] + totals["kl"]} | totals
+    return {"neg_elbo": totals["reconstruction"] + totals["kl"]} | totals
 
 
 def nll(model, images, samples: int, seed: int = 0, batch_size: int = 200, progress: bool = False) -> dict[str, float]:
@@ -226,11 +226,13 @@ def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bo
 
 def evaluate_vae(model, images, samples: int = 1, progress: bool = False) -> dict:
     """ELBO, and where asked for the importance-weighted NLL and bits/dim, of a VAE; how many latents it uses."""
-    result = {"likelihood": model.config.likelihood} | elbo(model, images) | {"active_units": active_units(model, images)}
+    with aside():
+        error = reconstruction_error(model, images).mean().item()
+    result = {"likelihood": model.config.likelihood} | elbo(model, images) | {"active_units": active_units(model, images), "mse": error}
     if samples > 1 and model.config.likelihood != "grey":  # no likelihood, no NLL
         result |= nll(model, images, samples, progress=progress)
     if model.config.likelihood == "logistic":
-        result["bits_per_dim"] = nats_to_bits_per_dim(result.get("nll", result["negative_elbo"]), images[0].numel())
+        result["bits_per_dim"] = nats_to_bits_per_dim(result.get("nll", result["neg_elbo"]), images[0].numel())
     return result
 
 
@@ -242,5 +244,5 @@ def sample_quality(model, dataset, images, n: int = 10_000) -> dict:
     with aside():
         drawn = model.sample(len(real))
     result = {"frechet_distance": frechet_distance(classifier, drawn, real)}
-    result["frechet_distance_of_training_images"] = frechet_distance(classifier, dataset.train_images[: len(real)], real)
+    result["frechet_floor"] = frechet_distance(classifier, dataset.train_images[: len(real)], real)
     return result | {"frechet_samples": len(real), "judge": JUDGES[dataset.name]} | precision_recall(classifier, drawn[:2_000], real[:2_000])

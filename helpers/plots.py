@@ -64,8 +64,8 @@ def rows(named: dict, title: str, scale: float = 0.55, columns: int | None = Non
 
 def named(images, names: list[str], title: str, columns: int = 8):
     """A figure of images (N, C, H, W), each under its name."""
-    count = math.ceil(len(images) / columns)
-    figure, axes = plt.subplots(count, columns, figsize=(1.15 * columns, 1.35 * count + 0.4), squeeze=False, layout="constrained")
+    count, aspect = math.ceil(len(images) / columns), images.shape[2] / images.shape[3]
+    figure, axes = plt.subplots(count, columns, figsize=(1.15 * columns, (1.1 * aspect + 0.25) * count + 0.4), squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, pixels, name in zip(axes.flat, to_uint8(images), names, strict=False):

@@ -192,7 +192,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
                 rows.append(row)
                 if on_report:
                     on_report(model, row["epoch"])
-            if progress:
+            if progress and (config.epochs == 1 or row["epoch"] % 1 == 0):  # of a long run one line an epoch
                 tqdm.write(REPORT.format(**row))
         if checkpoint and not pending and (report or time.perf_counter() - saved > CHECKPOINT_SECONDS):
             saved = save()
@@ -481,6 +481,11 @@ def shipped() -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def record(name: str) -> dict:
+    """The record of shipped weights: configuration, seed, device, seconds, metrics, losses by epoch."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def ship(folder, name: str) -> None:
     """Put a finished run into weights/ and results/ under `name`, and enter it in the index."""
     content, record = (Path(folder) / "model.safetensors").read_bytes(), (Path(folder) / "result.json").read_bytes()
@@ -494,6 +499,5 @@ def ship(folder, name: str) -> None:
 
 def keep_metrics(name: str, found: dict) -> None:
     """Put what was measured of shipped weights into their record and the index, in the place of what was there."""
-    path = RESULTS / f"{name}.json"
-    write_json(path, json.loads(path.read_text()) | {"metrics": found})
+    write_json(RESULTS / f"{name}.json", record(name) | {"metrics": found})
     write_json(WEIGHTS / "index.json", shipped() | {name: shipped()[name] | {"metrics": found}})

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers import UserError, experiments, training
+from helpers.autoencoders import AutoencoderConfig, VAEConfig
 from helpers.ladder import LadderConfig
 from helpers.training import TrainConfig
 
@@ -43,10 +44,39 @@ def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     assert record["rows"][0] == json.loads(kept)["rows"][0]
     assert {(row["label"], row["seed"]) for row in record["rows"]} == {(label, seed) for label in ("channel", "batch") for seed in (0, 1)}
     assert "bits_per_dim_training_mode" in next(row for row in record["rows"] if row["label"] == "batch")["metrics"]
-    assert set(experiments.samples("tiny")) == {f"{label} @ {t}" for label in ("channel", "batch") for t in (1.0, 0.8)}
+    assert set(experiments.pictures("tiny")) == {f"{label} @ {t}" for label in ("channel", "batch") for t in (1.0, 0.8)}
     mean, spread = experiments.summary(record, ("bits_per_dim",))["channel"]["bits_per_dim"]
     values = [row["metrics"]["bits_per_dim"] for row in record["rows"] if row["label"] == "channel"]
     assert mean == pytest.approx(sum(values) / 2) and spread == pytest.approx(abs(values[0] - values[1]) / 2)
+
+
+def test_effects_are_taken_seed_by_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    values = {"a": (1.0, 2.0, 3.0), "b": (0.9, 1.8, 2.9), "c": (1.1, 1.9, 3.0)}
+    rows = [{"label": label, "seed": seed, "metrics": {"bits_per_dim": value}} for label, found in values.items() for seed, value in enumerate(found)]
+    training.write_json(tmp_path / "some.json", {"rows": [*rows, {"label": "a", "seed": 3, "metrics": {}}]})
+    shown = []
+    monkeypatch.setattr(experiments.plots, "table", lambda header, rows, caption: shown.extend(rows))
+    experiments.effects(("some",), {"to b": ("a", "b"), "to c": ("a", "c"), "back": ("b", "a")})
+    assert [row[-1] for row in shown] == ["better", "undecided", "worse"]
+    assert shown[0][1:4] == ["2.000", "1.867", "-0.133 (-0.200 to -0.100)"]
+
+
+def test_autoencoders_are_compared_too(tmp_path, monkeypatch):
+    """An autoencoder's pictures are test images rebuilt, a VAE's are samples."""
+    train = replace(TRAIN, learning_rate=1e-2)
+    shape = {"image_shape": (1, 8, 8), "latent": 2, "width": 4}
+
+    def both() -> dict:
+        """Two kinds."""
+        rows = {"ae": AutoencoderConfig(**shape), "vae": VAEConfig(**shape)}
+        return {label: experiments.Row(config, train, "digits", measure=("pictures",)) for label, config in rows.items()}
+
+    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "both", (both, (0,)))
+    found = {row["label"]: row["metrics"] for row in experiments.run("both")["rows"]}
+    assert found["ae"]["mse"] > 0 and found["vae"]["neg_elbo"] == pytest.approx(found["vae"]["reconstruction"] + found["vae"]["kl"])
+    assert set(experiments.pictures("both")) == {"ae @ rebuilt", "vae @ 1.0", "vae @ 0.8"}
 
 
 def test_a_loss_that_is_not_finite_is_a_result(tmp_path, monkeypatch):

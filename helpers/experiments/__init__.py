@@ -75,7 +75,7 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
             result = {"label": label, "seed": seed, "row": identity, "parameters": training.count_parameters(model)} | found
             print(json.dumps({k: v for k, v in result.items() if k in ("seconds", "metrics")}), flush=True)
             if seed == SEEDS[0] and row.measure:
-                keep_samples(name, label, model)
+                keep_pictures(name, label, model, sets[row.dataset])
             record["rows"] = [done for done in record["rows"] if (done["label"], done["seed"]) != (label, seed)] + [result]
             training.write_json(path, record)
     return record
@@ -157,14 +157,15 @@ def pixels(model, images, n: int = 500) -> dict:
     return share | {f"histogram_{name}": [round(v, 6) for v in values.tolist()] for name, values in counts.items()}
 
 
-def keep_samples(name: str, label: str, model, n: int = 12) -> None:
-    """The first n samples at temperatures 1 and 0.8 into results/NAME.png, a row of images for each label @ temperature."""
+def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
+    """A row of images for each label into results/NAME.png: the first n samples at temperatures 1 and 0.8, or of an autoencoder
+    the first n test images as it rebuilds them."""
     path = training.RESULTS / f"{name}.png"
-    kept = samples(name) if path.exists() else {}
-    for temperature in (1.0, 0.8):
-        with training.aside(0):
-            images = model.sample(n, temperature, every_label(model, n)).nan_to_num(0)
-        kept[f"{label} @ {temperature}"] = torch.from_numpy(plots.to_uint8(images))[..., 0]
+    kept = pictures(name) if path.exists() else {}
+    for kind in ("rebuilt",) if isinstance(model, Autoencoder) else (1.0, 0.8):
+        with training.aside(0):  # the same latents at both temperatures
+            images = model.decode(model.encode(dataset.test_images[:n])) if kind == "rebuilt" else model.sample(n, kind, every_label(model, n))
+        kept[f"{label} @ {kind}"] = torch.from_numpy(plots.to_uint8(images.nan_to_num(0)))[..., 0]
     rows = torch.cat([images.transpose(0, 1).flatten(1) for images in kept.values()])
     labels = PngImagePlugin.PngInfo()
     labels.add_text("rows", json.dumps(list(kept)))
@@ -182,8 +183,8 @@ def load(name: str) -> dict:
     return json.loads(path.read_text())
 
 
-def samples(name: str) -> dict[str, torch.Tensor]:
-    """ "label @ temperature" -> recorded grey samples, uint8 (12, H, W)."""
+def pictures(name: str) -> dict[str, torch.Tensor]:
+    """ "label @ temperature" -> recorded grey images, uint8 (12, H, W)."""
     with Image.open(training.RESULTS / f"{name}.png") as picture:
         labels = json.loads(picture.text["rows"])
         pixels = torch.from_numpy(np.array(picture))
@@ -203,12 +204,16 @@ def summary(record: dict, keys: tuple[str, ...]) -> dict[str, dict]:
     return table
 
 
-def show(name: str, columns: dict[str, str]) -> None:
+def show(name: str, columns: dict[str, str], digits: int = 3) -> None:
     """A table of a recorded experiment, a row a label; `columns`: heading -> metric, as mean ± half the range of the seeds."""
-    record = load(name)
-    rows = []
+    record, rows = load(name), []
+
+    def text(entry, key):
+        mean, spread = entry[key]
+        return f"{mean:.{digits}f}" + f" ± {spread:.{digits}f}" * (entry["seeds"] > 1)
+
     for label, entry in summary(record, tuple(columns.values())).items():
-        cells = ["-" if entry[key] is None else f"{entry[key][0]:.3f}" + f" ± {entry[key][1]:.3f}" * (entry["seeds"] > 1) for key in columns.values()]
+        cells = ["-" if entry[key] is None else text(entry, key) for key in columns.values()]
         rows.append([label, *cells, f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"])
     seeds = max(entry["seeds"] for entry in summary(record, ()).values())
     devices = " and ".join(sorted({row["device"] for row in record["rows"]}))
@@ -216,7 +221,23 @@ def show(name: str, columns: dict[str, str]) -> None:
     plots.table([name, *columns, "parameters", "seconds"], rows, caption)
 
 
-def show_samples(name: str, temperature: float = 0.8):
-    """A figure of the recorded samples of seed 0, a row a label."""
-    strips = {label.split(" @ ")[0]: images[:, None] for label, images in samples(name).items() if label.endswith(f"@ {temperature}")}
-    return plots.rows(strips, f"{name}: recorded samples of seed 0 at temperature {temperature}, unselected")
+def effects(names: tuple[str, ...], changes: dict[str, tuple[str, str]], metric: str = "bits_per_dim") -> None:
+    """A table of what single changes did, seed by seed: `changes`, what was changed -> (row before, row after) of the records `names`."""
+    rows, values = [], {}
+    for name in names:
+        values |= {(row["label"], row["seed"]): row["metrics"][metric] for row in load(name)["rows"] if metric in row["metrics"]}
+    for what, (before, after) in changes.items():
+        both = [(value, values[after, seed]) for (label, seed), value in values.items() if label == before and (after, seed) in values]
+        change = [new - old for old, new in both]
+        verdict = "better" if max(change) < 0 else "worse" if min(change) > 0 else "undecided"
+        means = [f"{sum(side) / len(both):.3f}" for side in zip(*both, strict=True)]
+        rows.append([what, *means, f"{sum(change) / len(change):+.3f} ({min(change):+.3f} to {max(change):+.3f})", verdict])
+    header = ["what was changed", "before", "after", "change: mean (from, to)", "with every seed"]
+    plots.table(header, rows, f"bits/dim, lower is better; from the records {' and '.join(names)}")
+
+
+def show_pictures(name: str, kind: float | str = 0.8):
+    """A figure of the recorded images of seed 0, a row a label: samples at temperature 0.8 or 1.0, or images "rebuilt"."""
+    strips = {label.split(" @ ")[0]: images[:, None] for label, images in pictures(name).items() if label.endswith(f"@ {kind}")}
+    what = "test images, rebuilt" if kind == "rebuilt" else f"recorded samples of seed 0 at temperature {kind}, unselected"
+    return plots.rows(strips, f"{name}: {what}")

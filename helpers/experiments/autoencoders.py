@@ -1,5 +1,7 @@
 """The comparisons of notebook 02: autoencoders and VAEs."""
 
+from dataclasses import replace
+
 from helpers.autoencoders import AutoencoderConfig, VAEConfig
 from helpers.experiments.row import SEEDS, Row
 from helpers.training import TrainConfig
@@ -11,7 +13,7 @@ def sizes() -> dict[str, Row]:
     """Autoencoders of every size of bottleneck, all with the same networks and the same budget."""
     train = TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3)
     return {
-        f"{dataset}, {size}": Row(AutoencoderConfig(latent=size, width=16), train, dataset, measure=())
+        f"{dataset}, {size}": Row(AutoencoderConfig(latent=size, width=16), train, dataset, measure=("pictures",))
         for dataset in ("mnist", "fashion")
         for size in SIZES
     }
@@ -24,7 +26,25 @@ def fully_connected() -> dict[str, Row]:
     return {dataset: Row(config, train, dataset, measure=()) for dataset in ("mnist", "fashion")}
 
 
+def schedules() -> dict[str, Row]:
+    """How the KL's weight comes in: on a convolutional VAE, and on a deep fully connected one, whose latents die easily."""
+    train = TrainConfig(epochs=5, batch_size=128, compile=False)
+    steps = 5 * 55_000 // 128
+    ways = {
+        "constant": {},
+        "linear": {"schedule": "linear", "schedule_steps": steps // 2},
+        "cyclical": {"schedule": "cyclical", "schedule_steps": steps // 4},
+        "free bits": {"free_bits": 0.25},
+    }
+    kinds = {
+        "conv": VAEConfig(latent=32, width=16),
+        "deep": VAEConfig(latent=32, network="mlp", width=256, blocks=8),
+    }
+    return {f"{kind}, {way}": Row(replace(config, **change), train) for kind, config in kinds.items() for way, change in ways.items()}
+
+
 EXPERIMENTS = {
     "ae-sizes": (sizes, SEEDS),
     "vae-grey": (fully_connected, SEEDS),
+    "kl-schedules": (schedules, SEEDS),
 }

@@ -19,4 +19,4 @@ class Row:
     config: LadderConfig | FlatConfig | AutoencoderConfig | VAEConfig
     train: TrainConfig = BUDGET
     dataset: str = "mnist"
-    measure: tuple[str, ...] = ("legibility",)  # besides the loss: legibility, pixels
+    measure: tuple[str, ...] = ("legibility",)  # besides the loss: legibility, pixels, pictures; where any, pictures are kept
