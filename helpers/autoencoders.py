@@ -65,8 +65,9 @@ def encoder_and_decoder(config, features: int, channels: int):
         encoder = ConvEncoder(config.image_shape, features, config.width, config.blocks)
         return encoder, ConvDecoder(config.latent, (channels, height, width), config.width, config.blocks)
     hidden = (config.width,) * config.blocks
-    decoder = nn.Sequential(MLP(config.latent, hidden, channels * height * width), nn.Unflatten(1, (channels, height, width)))
-    return MLP(math.prod(config.image_shape), hidden, features), decoder
+    encoder = MLP(math.prod(config.image_shape), hidden, features, nn.SiLU)
+    decoder = MLP(config.latent, hidden, channels * height * width, nn.SiLU)
+    return encoder, nn.Sequential(decoder, nn.Unflatten(1, (channels, height, width)))
 
 
 class Autoencoder(nn.Module):

@@ -155,13 +155,13 @@ class ConvDecoder(nn.Module):
 
 
 class MLP(nn.Module):
-    """Fully connected, (N, *) to (N, out): hidden layers of the given sizes, each with a ReLU."""
+    """Fully connected, (N, *) to (N, out): hidden layers of the given sizes, each with an activation."""
 
-    def __init__(self, size, hidden, out):
+    def __init__(self, size, hidden, out, activation=nn.ReLU):
         super().__init__()
         layers = [nn.Flatten()]
         for units in hidden:
-            layers += [nn.Linear(size, units), nn.ReLU()]
+            layers += [nn.Linear(size, units), activation()]
             size = units
         self.net = nn.Sequential(*layers, nn.Linear(size, out))
 
