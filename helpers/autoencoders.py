@@ -53,6 +53,12 @@ def check_config(config) -> None:
         raise UserError(f"Images of {config.image_shape[1:]} don't fit: a conv autoencoder needs sides divisible by 4; network='mlp' takes any.")
 
 
+def pixels(model, images):
+    """The images as floats in [0, 1], in the model's precision. UserError for what is no image of this model."""
+    check_images(images, model.config.image_shape)
+    return images.to(model.dtype) / 255 if images.dtype == torch.uint8 else images.to(model.dtype)
+
+
 def unlabelled(model, labels) -> None:
     if labels is not None:
         raise UserError(f"Labels were given, but this {type(model).__name__} knows none: leave them out.")
@@ -96,18 +102,13 @@ class Autoencoder(nn.Module):
     def regions(self):
         return [self.encoder, self.decoder]
 
-    def pixels(self, images):
-        """The images as floats in [0, 1]. UserError for what is no image of this model."""
-        check_images(images, self.config.image_shape)
-        return images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
-
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """Mean squared error a pixel, pixels in [0, 1]."""
-        x = self.pixels(images)
+        x = pixels(self, images)
         return {"loss": (self.decode(self.encoder(x)) - x).square().mean()}
 
     def encode(self, images) -> torch.Tensor:
-        return self.encoder(self.pixels(images)).to(self.dtype)
+        return self.encoder(pixels(self, images)).to(self.dtype)
 
     def decode(self, z) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of codes (N, D)."""
@@ -169,11 +170,9 @@ class VAE(nn.Module):
 
     def observed(self, images):
         """The x of p(x|z), in [0, 1], of images. UserError for what is no image of this model."""
-        check_images(images, self.config.image_shape)
+        x = pixels(self, images)
         if self.config.likelihood == "logistic" and images.dtype != torch.uint8:
-            images = (images * 256).floor().clamp(max=255)  # the bin that a float falls into
-            return images.to(self.dtype) / 255
-        x = images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
+            return (x * 256).floor().clamp(max=255) / 255  # the bin that a float falls into
         return torch.bernoulli(x) if self.config.likelihood == "bernoulli" else x
 
     def posterior(self, x):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from helpers.autoencoders import VAE, Autoencoder, gaussian_kl
+from helpers.autoencoders import VAE, Autoencoder, gaussian_kl, pixels
 from helpers.classifier import Classifier, broken
 from helpers.training import aside, load_model, shipped
 
@@ -130,8 +130,7 @@ def reconstruction_error(model, images) -> torch.Tensor:
     """Mean squared error a pixel of each image after its way through the bottleneck, pixels in [0, 1], (N,)."""
     errors = []
     for part in images.split(1_000):
-        x = part / 255 if part.dtype == torch.uint8 else part
-        errors.append((model.decode(model.encode(part)) - x).square().flatten(1).mean(1))
+        errors.append((model.decode(model.encode(part)) - pixels(model, part)).square().flatten(1).mean(1))
     return torch.cat(errors)
 
 

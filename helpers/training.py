@@ -338,7 +338,7 @@ MODELS = {
     "realnvp-conditional": (RealNVP, RealNVPConfig),
     "autoencoder": (Autoencoder, AutoencoderConfig),
     "vae": (VAE, VAEConfig),
-    "vae-grey": (VAE, VAEConfig),
+    "vae-8bit": (VAE, VAEConfig),
     "classifier": (Classifier, ClassifierConfig),
 }
 LABELLED = {"realnvp-conditional", "classifier"}  # these need to know how many classes there are
@@ -371,10 +371,8 @@ RECIPES = {
     ("classifier", "quick"): ({}, TrainConfig(epochs=2, learning_rate=4e-3, compile=False)),
     ("classifier", "full"): ({}, TrainConfig(epochs=12, learning_rate=4e-3, compile=False)),
 }
-for profile in PROFILES:
-    settings, train = RECIPES["vae", profile]
-    RECIPES["vae-grey", profile] = settings | {"likelihood": "logistic"}, train
-    RECIPES["realnvp-conditional", profile] = RECIPES["realnvp", profile]
+RECIPES |= {("realnvp-conditional", profile): RECIPES["realnvp", profile] for profile in PROFILES}
+RECIPES |= {("vae-8bit", profile): (RECIPES["vae", profile][0] | {"likelihood": "logistic"}, RECIPES["vae", profile][1]) for profile in PROFILES}
 
 
 def pick_profile(name: str | None = None) -> str:
