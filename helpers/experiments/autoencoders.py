@@ -11,7 +11,7 @@ SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 
 def sizes() -> dict[str, Row]:
     """Autoencoders of every size of bottleneck, all with the same networks and the same budget."""
-    train = TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3)
+    train = TrainConfig(epochs=2, batch_size=128, learning_rate=4e-3)
     return {
         f"{dataset}, {size}": Row(AutoencoderConfig(latent=size, width=16), train, dataset, measure=("pictures",))
         for dataset in ("mnist", "fashion")
@@ -28,8 +28,8 @@ def fully_connected() -> dict[str, Row]:
 
 def schedules() -> dict[str, Row]:
     """How the KL's weight comes in: on a convolutional VAE, and on a deep fully connected one, whose latents die easily."""
-    train = TrainConfig(epochs=5, batch_size=128, compile=False)
-    steps = 5 * 55_000 // 128
+    train = TrainConfig(epochs=3, batch_size=128, compile=False)
+    steps = 3 * 55_000 // 128
     ways = {
         "constant": {},
         "linear": {"schedule": "linear", "schedule_steps": steps // 2},
