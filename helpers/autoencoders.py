@@ -218,11 +218,11 @@ class VAE(nn.Module):
         return torch.cat([self.decode(part) for part in prior_noise(self, n, temperature).split(1_000)])
 
     @torch.no_grad()
-    def log_prob(self, images, labels=None, samples: int = 1, at_once: int = 2_000) -> torch.Tensor:
+    def log_prob(self, images, labels=None, samples: int = 1, at_once: int = 250) -> torch.Tensor:
         """A lower bound on log p(x) in nats, (N,), that tightens with the number of samples z_k from q(z|x):
 
         log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, equation 8); with one sample, the ELBO.
-        at_once: how many images are decoded at a time.
+        at_once: how many images are decoded at a time; few enough for a processor's cache are twice as fast as thousands.
         """
         if samples < 1:
             raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
