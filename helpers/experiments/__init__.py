@@ -110,6 +110,8 @@ def measure(row: Row, model, dataset) -> dict:
         found = measure_flow(model, dataset, judge)
     elif isinstance(model, VAE):
         found = metrics.evaluate_vae(model, dataset.test_images)
+        kl = metrics.latent_use(model, dataset.test_images)["kl"].sort(descending=True).values
+        found["kl_of_latents"] = [round(nats, 4) for nats in kl.tolist()]
         found |= metrics.sample_quality(model, dataset, dataset.test_images) if row.measure else {}
     else:
         found = metrics.evaluate(model, dataset)
