@@ -56,7 +56,7 @@ def judge(dataset: str, device="cpu"):
 
 
 @torch.no_grad()
-def predict(classifier, images, batch_size: int = 1_000) -> torch.Tensor:
+def predict(classifier, images, batch_size: int = 100) -> torch.Tensor:
     """Probabilities of the classes, (N, classes)."""
     return torch.cat([classifier(part).softmax(1) for part in images.split(batch_size)])
 
@@ -86,20 +86,20 @@ class _Features(nn.Module):
 
     def __init__(self, classifier):
         super().__init__()
-        self.classifier, self.num_features = classifier, classifier.head[1].in_features
+        self.features, self.num_features = classifier.features, classifier.head[1].in_features  # a method: no part of this module to convert
 
     def forward(self, images):
-        return self.classifier.features(images)
+        return self.features(images).double()
 
 
-def frechet_distance(classifier, images, real, batch_size: int = 1_000) -> float:
+def frechet_distance(classifier, images, real, batch_size: int = 100) -> float:
     """Fréchet distance between the classifier's features of two sets of images (Heusel et al. 2017, equation 6).
 
     Not Inception's FID, and biased upwards for small sets: state both sizes and the distance between two real sets.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Features(classifier)).to(images.device).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(feature=_Features(classifier)).to(images.device)
     with torch.no_grad():
         for is_real, whole in ((True, real), (False, images)):
             for part in whole.split(batch_size):
@@ -110,7 +110,7 @@ def frechet_distance(classifier, images, real, batch_size: int = 1_000) -> float
 @torch.no_grad()
 def diversity(classifier, images) -> float:
     """Mean distance between the classifier's features of two of the images."""
-    features = torch.cat([classifier.features(part) for part in images.split(1_000)])
+    features = torch.cat([classifier.features(part) for part in images.split(100)])
     return torch.pdist(features.double()).mean().item()
 
 
@@ -192,7 +192,7 @@ def precision_recall(classifier, images, real, neighbours: int = 3) -> dict[str,
     precision: share of `images` that lie among the real ones, nearer to one of them than its third neighbour is;
     recall: the share of real ones that lie among `images`. Sets of equal size, 2,000 or so: all distances are computed.
     """
-    a, b = (torch.cat([classifier.features(part) for part in whole.split(1_000)]) for whole in (images, real))
+    a, b = (torch.cat([classifier.features(part) for part in whole.split(100)]) for whole in (images, real))
 
     def covered(points, by):
         radius = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values  # the nearest is the point itself
@@ -214,9 +214,10 @@ def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bo
         found = {"accuracy": accuracy(model, images, labels), "legibility": legibility(model, images)}
         return result | found | {"legibility_of_broken_images": legibility(model, wrecks)}
     if isinstance(model, Autoencoder):
+        drawn = sample_quality(model, dataset, images)
         errors, seen = reconstruction_error(model, images), reconstruction_error(model, dataset.train_images[: len(images)])
         pca = pca_errors(dataset.train_images, images, [model.latent_dim])[model.latent_dim]
-        return result | {"mse": errors.mean().item(), "mse_of_training_images": seen.mean().item(), "mse_of_pca": pca}
+        return result | {"mse": errors.mean().item(), "mse_of_training_images": seen.mean().item(), "mse_of_pca": pca} | drawn
     if isinstance(model, VAE):
         return result | evaluate_vae(model, images, samples, progress) | sample_quality(model, dataset, images)
     conditional = model.config.classes > 0

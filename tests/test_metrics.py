@@ -63,6 +63,7 @@ def test_frechet_distance(judge, digits):
     """Of a set to itself 0; by the formula on Gaussians that differ by a shift of the features' mean alone."""
     images = digits.train_images[:400]
     assert metrics.frechet_distance(judge, images, images) == pytest.approx(0, abs=1e-3)
+    assert next(judge.parameters()).dtype == torch.float32  # and the judge is left as it was
     assert metrics.frechet_distance(judge, torch.rand(400, 1, 8, 8), images) > metrics.frechet_distance(judge, digits.test_images, images) > 0
 
 
