@@ -38,9 +38,10 @@ def schedules() -> dict[str, Row]:
     }
     kinds = {
         "conv": VAEConfig(latent=32, width=16),
-        "deep": VAEConfig(latent=32, network="mlp", width=256, blocks=8),
+        "deep": VAEConfig(latent=32, network="mlp", width=256, blocks=6),
     }
-    return {f"{kind}, {way}": Row(replace(config, **change), train, measure=()) for kind, config in kinds.items() for way, change in ways.items()}
+    rows = {f"{kind}, {way}": Row(replace(config, **change), train, measure=()) for kind, config in kinds.items() for way, change in ways.items()}
+    return rows | {"deep, no KL": Row(replace(kinds["deep"], beta=0.0), train, measure=())}  # is it the KL that does it?
 
 
 EXPERIMENTS = {
