@@ -77,6 +77,7 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
             if seed == SEEDS[0] and row.measure:
                 keep_pictures(name, label, model, sets[row.dataset])
             record["rows"] = [done for done in record["rows"] if (done["label"], done["seed"]) != (label, seed)] + [result]
+            record["rows"].sort(key=lambda done: (done["seed"], list(rows_of(name)).index(done["label"])))  # whenever each was run
             training.write_json(path, record)
     return record
 
