@@ -161,7 +161,7 @@ def elbo(model, images, seed: int = 0) -> dict[str, float]:
 def nll(model, images, samples: int, seed: int = 0, batch_size: int = 250, compile: bool = False, progress: bool = False) -> dict[str, float]:
     """Negative log-likelihood in nats an image by importance sampling, an upper bound, and its standard error over the images.
 
-    compile: takes some seconds and then makes a processor twice as fast: worth it for thousands of samples.
+    compile: takes some seconds and then makes a processor half as fast again: worth it for thousands of samples.
     """
     if compile:
         compile_model(model)
