@@ -41,7 +41,8 @@ def schedules() -> dict[str, Row]:
         "deep": VAEConfig(latent=32, network="mlp", width=256, blocks=6),
     }
     rows = {f"{kind}, {way}": Row(replace(config, **change), train, measure=()) for kind, config in kinds.items() for way, change in ways.items()}
-    return rows | {"deep, no KL": Row(replace(kinds["deep"], beta=0.0), train, measure=())}  # is it the KL that does it?
+    causes = {"deep, no KL": {"beta": 0.0}, "two layers, constant": {"blocks": 2}}  # is it the KL that does it, or the depth?
+    return rows | {label: Row(replace(kinds["deep"], **change), train, measure=()) for label, change in causes.items()}
 
 
 EXPERIMENTS = {
