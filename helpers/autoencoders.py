@@ -6,6 +6,9 @@ business: images come from latents with a known prior, z ~ N(0, I) and x ~ p(x|z
 which latents it may have come from, q(z|x). What is maximised is a lower bound on log p(x), the ELBO,
 
     log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)).
+
+An f-VAE has a flow on its latents, so that neither q(z|x) nor p(z) need be Gaussian. A β-VAE weighs the KL, and a β-TCVAE
+only that part of it which is the dependence between the latents.
 """
 
 import math
@@ -16,11 +19,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
+from helpers.flows import Compose, vector_couplings
 from helpers.layers import MLP, ConvDecoder, ConvEncoder, check_images, check_latents, prior_noise
 
 NETWORKS = ("conv", "mlp")
 LIKELIHOODS = ("bernoulli", "grey", "logistic")
 SCHEDULES = ("constant", "linear", "cyclical")
+PLACES = ("posterior", "prior", "both")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,23 @@ class VAEConfig(AutoencoderConfig):
     schedule: str = "constant"  # in training the weight also rises from 0: linear once, cyclical again and again
     schedule_steps: int = 0  # the steps of the rise, or of a cycle, whose first half rises
     free_bits: float = 0.0  # nats: what each latent's KL may cost for nothing in training (Kingma et al. 2016, equation 15)
+
+
+@dataclass(frozen=True)
+class FVAEConfig(VAEConfig):
+    """And the flows on the latents."""
+
+    where: str = "posterior"  # or prior, or both
+    couplings: int = 4  # of each flow; 0 makes it a VAE
+    flow_width: int = 64  # units of a coupling's two hidden layers
+    features: int = 0  # numbers of the encoder that the posterior's couplings see besides the latents
+
+
+@dataclass(frozen=True)
+class TCVAEConfig(VAEConfig):
+    """And the size of the training set, which the estimate of the total correlation needs. β then weighs that alone."""
+
+    images: int = 55_000
 
 
 def check_config(config) -> None:
@@ -143,7 +165,7 @@ class VAE(nn.Module):
         number that compares with nothing but itself.
     """
 
-    def __init__(self, config: VAEConfig):
+    def __init__(self, config: VAEConfig, features: int = 0):
         super().__init__()
         check_config(config)
         if config.likelihood not in LIKELIHOODS:
@@ -155,7 +177,7 @@ class VAE(nn.Module):
         kl_weight(0, config.schedule, config.schedule_steps)
         self.config, self.step = config, 0
         channels = config.image_shape[0] * (2 if config.likelihood == "logistic" else 1)
-        self.encoder, self.decoder = encoder_and_decoder(config, 2 * config.latent, channels)
+        self.encoder, self.decoder = encoder_and_decoder(config, 2 * config.latent + features, channels)
 
     @property
     def latent_dim(self):
@@ -176,9 +198,23 @@ class VAE(nn.Module):
         return torch.bernoulli(x) if self.config.likelihood == "bernoulli" else x
 
     def posterior(self, x):
-        """Mean and log standard deviation, (N, D) each, of the Gaussian q(z|x)."""
-        mean, log_std = self.encoder(x).to(self.dtype).chunk(2, dim=1)
-        return mean, log_std.clamp(-8, 4)  # a width beyond these is a run about to break
+        """Mean and log standard deviation, (N, D) each, of the Gaussian q(z|x), and what else an f-VAE's encoder says, (N, F)."""
+        size = self.config.latent
+        mean, log_std, features = self.encoder(x).to(self.dtype).tensor_split((size, 2 * size), dim=1)
+        return mean, log_std.clamp(-8, 4), features  # a width beyond these is a run about to break
+
+    def bend(self, z, features):
+        """What a flow makes of a Gaussian's draws z (N, D), and how much that adds to the KL, (N,). Here: nothing."""
+        return z, z.new_zeros(len(z))
+
+    def log_prior(self, z) -> torch.Tensor:
+        """log p(z) in nats, (N,), of what the decoder takes."""
+        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+
+    def log_posterior(self, x, z) -> torch.Tensor:
+        """log q(z|x) in nats, (N,), of any z (N, D) of what the decoder takes; x: as many observed images, or one for all z."""
+        mean, log_std, _ = self.posterior(x)
+        return (-0.5 * (((z - mean) / log_std.exp()).square() + math.log(2 * math.pi)) - log_std).sum(1)
 
     def log_likelihood(self, x, z) -> torch.Tensor:
         """log p(x|z) in nats, (N,)."""
@@ -193,13 +229,14 @@ class VAE(nn.Module):
         In evaluation the weight of the KL is β and no bits are free, whatever the schedule.
         """
         x = self.observed(images)
-        mean, log_std = self.posterior(x)
+        mean, log_std, features = self.posterior(x)
         z = mean + log_std.exp() * torch.randn_like(mean)  # the reparameterisation: the gradient passes through the draw
+        z, more = self.bend(z, features)
         reconstruction = -self.log_likelihood(x, z).mean()
         kl = gaussian_kl(mean, log_std).mean(0)  # of each latent
-        paid = kl.clamp(min=self.config.free_bits) if self.training else kl
+        paid = (kl.clamp(min=self.config.free_bits) if self.training else kl).sum() + more.mean()
         weight = kl_weight(self.step, self.config.schedule, self.config.schedule_steps) if self.training else 1.0
-        return {"loss": reconstruction + weight * self.config.beta * paid.sum(), "reconstruction": reconstruction, "kl": kl.sum()}
+        return {"loss": reconstruction + weight * self.config.beta * paid, "reconstruction": reconstruction, "kl": kl.sum() + more.mean()}
 
     def encode(self, images) -> torch.Tensor:
         """The mean of q(z|x), (N, D)."""
@@ -227,17 +264,102 @@ class VAE(nn.Module):
         if samples < 1:
             raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
         x = self.observed(images)
-        mean, log_std = self.posterior(x)
+        mean, log_std, features = self.posterior(x)
         total, done = torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
         while done < samples:
             k = min(samples - done, max(1, at_once // len(x)))
             eps = torch.randn(k, *mean.shape, dtype=self.dtype, device=x.device)
-            z = mean + log_std.exp() * eps
-            log_weight = self.log_likelihood(x.repeat(k, 1, 1, 1), z.flatten(0, 1)).view(k, -1)
-            log_weight = log_weight + (0.5 * (eps.square() - z.square()) + log_std).sum(2)  # log p(z) - log q(z|x)
+            base = mean + log_std.exp() * eps
+            z, more = self.bend(base.flatten(0, 1), features.repeat(k, 1))
+            log_weight = (self.log_likelihood(x.repeat(k, 1, 1, 1), z) - more).view(k, -1)
+            log_weight = log_weight + (0.5 * (eps.square() - base.square()) + log_std).sum(2)  # log p(z) - log q(z|x)
             total = torch.logaddexp(total, log_weight.logsumexp(0))
             done += k
         return total - math.log(samples)
+
+
+class FVAE(VAE):
+    """A VAE with flows on its latents, in the posterior (Rezende & Mohamed 2015), in the prior (Chen et al. 2017), or both.
+
+        z0 ~ N(mean(x), std(x)),    z = posterior flow(z0, features of x),    u = prior flow(z).
+
+    The decoder takes z. The prior is what makes u standard normal, so the latents of `encode` and `decode` are u. With the
+    two log-determinants of the change of variables, log q(z|x) = log N(z0) - log |dz/dz0| and log p(z) = log N(u; 0, I) +
+    log |du/dz|, the KL is that of the two Gaussians, which is known, plus the mean of
+    (|u|^2 - |z0|^2) / 2 - log |dz/dz0| - log |du/dz|. Flows start as the identity: then that is 0, and this is the VAE.
+    """
+
+    def __init__(self, config: FVAEConfig):
+        if config.where not in PLACES:
+            raise UserError(f"There is no place {config.where!r} for a flow: take one of {', '.join(PLACES)}.")
+        if config.couplings < 0 or config.features < 0:
+            raise UserError(f"{config.couplings} couplings and {config.features} features were given: take numbers from 0 up.")
+        if config.features and config.where == "prior":
+            raise UserError(f"{config.features} features were given to a flow in the prior, which sees no image: give 0.")
+        super().__init__(config, config.features)
+        posterior, prior = (config.couplings if config.where in (place, "both") else 0 for place in ("posterior", "prior"))
+        self.posterior_flow = Compose(*vector_couplings(config.latent, posterior, config.flow_width, config.features))
+        self.prior_flow = Compose(*vector_couplings(config.latent, prior, config.flow_width))
+
+    def bend(self, z, features):
+        base = z
+        z, posterior = self.posterior_flow(base, features)
+        u, prior = self.prior_flow(z)
+        return z, 0.5 * (u.square() - base.square()).sum(1) - posterior - prior
+
+    def log_prior(self, z) -> torch.Tensor:
+        u, log_det = self.prior_flow(z)
+        return super().log_prior(u) + log_det
+
+    def log_posterior(self, x, z) -> torch.Tensor:
+        features = self.posterior(x)[2].expand(len(z), -1)
+        base, log_det = self.posterior_flow.inverse(z, features)
+        return super().log_posterior(x, base) + log_det
+
+    def encode(self, images) -> torch.Tensor:
+        """Latents u (N, D): of the mean of the encoder's Gaussian, through both flows."""
+        mean, _, features = self.posterior(self.observed(images))
+        return self.prior_flow(self.posterior_flow(mean, features)[0])[0]
+
+    def decode(self, z) -> torch.Tensor:
+        """Images in [0, 1], (N, C, H, W), of latents u (N, D), which are standard normal under the model."""
+        check_latents(z, self.latent_dim)
+        return super().decode(self.prior_flow.inverse(z)[0])
+
+
+class TCVAE(VAE):
+    """β-TCVAE (Chen et al. 2018): of the KL's three parts (equation 2) β weighs only the total correlation.
+
+    That is KL(q(z) || product of q(z_d)), the dependence between the latents over all images; what the latents tell of
+    the image isn't charged more than in a VAE.
+    """
+
+    def __init__(self, config: TCVAEConfig):
+        if config.images < 1:
+            raise UserError(f"{config.images} images were given as the size of the training set: give at least 1.")
+        super().__init__(config)
+
+    def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
+        """As a VAE's, and the total correlation in nats, estimated from the batch."""
+        x = self.observed(images)
+        mean, log_std, _ = self.posterior(x)
+        z = mean + log_std.exp() * torch.randn_like(mean)
+        reconstruction, kl = -self.log_likelihood(x, z).mean(), gaussian_kl(mean, log_std).sum(1).mean()
+        correlation = total_correlation(z, mean, log_std, self.config.images)
+        loss = reconstruction + kl + (self.config.beta - 1) * correlation
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "total_correlation": correlation}
+
+
+def total_correlation(z, mean, log_std, images: int) -> torch.Tensor:
+    """KL(q(z) || product of q(z_d)) in nats from a batch of z (N, D), each drawn from its own Gaussian (mean, log_std).
+
+    Of `images` images in all, minibatch-weighted sampling (Chen et al. 2018, equation S5): biased, but its gradient is
+    what trains. log q(z_i) = log sum_j q(z_i|x_j) - log (N * images), for z and for each latent.
+    """
+    pairs = -0.5 * ((z[:, None] - mean) * (-log_std).exp()).square() - log_std - 0.5 * math.log(2 * math.pi)  # i, j, latent
+    together = pairs.sum(2).logsumexp(1)
+    alone = pairs.logsumexp(1).sum(1)
+    return (together - alone).mean() + (z.shape[1] - 1) * math.log(len(z) * images)
 
 
 def gaussian_kl(mean, log_std) -> torch.Tensor:

@@ -19,7 +19,8 @@ DIGITS = tuple("0123456789")
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PAIRS = tuple(f"{i:02}" for i in range(100))
-CLASSES = {"mnist": DIGITS, "fashion": FASHION, "cifar10": CIFAR10, "digits": DIGITS, "pairs": PAIRS}
+SHAPES = ("rectangle", "ellipse", "triangle")
+CLASSES = {"mnist": DIGITS, "fashion": FASHION, "cifar10": CIFAR10, "digits": DIGITS, "pairs": PAIRS, "sprites": SHAPES}
 NAMES = tuple(CLASSES)
 
 # MD5 of the published IDX files, unpacked: torchvision itself checks only the archives it downloads.
@@ -59,6 +60,8 @@ class Dataset:
     test_images: torch.Tensor
     test_labels: torch.Tensor
     parts: int = 1  # images side by side in one, as in `pairs`; a label is then a number of so many digits
+    factors: tuple[str, ...] = ()  # what the images of `sprites` are made of
+    test_factors: torch.Tensor | None = None  # int64 (N, len(factors)): which value of each factor a test image has
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -78,6 +81,7 @@ class Dataset:
         sizes = {"train": train, "validation": validation, "test": test}
         return replace(
             self,
+            test_factors=None if self.test_factors is None else self.test_factors[:test],
             **{f"{part}_{kind}": getattr(self, f"{part}_{kind}")[:n] for part, n in sizes.items() for kind in ("images", "labels")},
         )
 
@@ -96,7 +100,7 @@ def data_dir(root: str | os.PathLike | None = None) -> Path:
 
 
 def load(name: str, root=None, device="cpu", fallback: str | None = None, validation: int = 5_000, seed: int = 0) -> Dataset:
-    """Load a data set; download it when it is not there yet. "pairs" are pairs of MNIST's digits.
+    """Load a data set; download it when it is not there yet. "pairs" are pairs of MNIST's digits, "sprites" drawn here.
 
     name: one of NAMES, or the path of an .npz with uint8 arrays train_images and test_images, (N, H, W) or
     (N, H, W, C), and integer arrays train_labels and test_labels (N,).
@@ -108,6 +112,8 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
     if name == "pairs":
         of = load("mnist", root, device, fallback, validation)
         return pairs(of, seed)
+    if name == "sprites":
+        return sprites(validation, seed).to(device)
     try:
         arrays, classes = _read(name, data_dir(root))
     except DataUnavailable as error:
@@ -142,6 +148,47 @@ def pairs(dataset: Dataset, seed: int = 0) -> Dataset:
         tensors[f"{split}_images"] = torch.cat([images[left], images[right]], dim=3)
         tensors[f"{split}_labels"] = 10 * labels[left] + labels[right]
     return replace(dataset, name="pairs", classes=PAIRS, parts=2, **tensors)
+
+
+FACTORS = {  # of the sprites: name -> its values, in pixels and radians
+    "shape": torch.arange(3),
+    "scale": torch.linspace(4.0, 6.5, 5),
+    "rotation": torch.arange(8) * torch.pi / 16,  # less than a right angle: no shape looks the same twice
+    "x": torch.linspace(8.0, 19.0, 10),
+    "y": torch.linspace(8.0, 19.0, 10),
+}
+
+
+def sprites(validation: int = 1_000, seed: int = 0) -> Dataset:
+    """All 12,000 combinations of FACTORS as images (1, 28, 28), in the manner of dSprites (Matthey et al. 2017).
+
+    A fifth, drawn at random, is the test set, whose factors are kept. The label is the shape.
+    """
+    which = torch.cartesian_prod(*(torch.arange(len(values)) for values in FACTORS.values()))
+    images = draw_sprites(*(values[column] for values, column in zip(FACTORS.values(), which.T, strict=True)))
+    which, images = (part[torch.randperm(len(which), generator=torch.Generator().manual_seed(seed))] for part in (which, images))
+    labels, test, held = which[:, 0], len(which) // 5, min(validation, 1_000)
+    parts = [(part[test + held :], part[test : test + held], part[:test]) for part in (images, labels)]
+    tensors = [tensor for split in zip(*parts, strict=True) for tensor in split]
+    return Dataset("sprites", SHAPES, *tensors, factors=tuple(FACTORS), test_factors=which[:test])
+
+
+def draw_sprites(shape, scale, rotation, x, y, side: int = 28) -> torch.Tensor:
+    """White shapes on black, uint8 (N, 1, side, side), edges one pixel soft: each twice as long as it is wide.
+
+    shape (N,) is 0 for a rectangle, 1 for an ellipse, 2 for a triangle; scale: half the length, x, y: the middle, in pixels.
+    """
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    scale, rotation, x, y = (value[:, None, None].float() for value in (scale, rotation, x, y))
+    across, down = columns - x, rows - y
+    u = (across * rotation.cos() + down * rotation.sin()) / scale  # along the shape, which reaches from -1 to 1
+    v = 2 * (down * rotation.cos() - across * rotation.sin()) / scale  # and across it
+    rectangle = torch.maximum(u.abs(), 0.5 * v.abs() + 0.5)
+    ellipse = (u.square() + v.square()).sqrt()
+    triangle = torch.maximum(-u, 0.5 * u + v.abs() + 0.5)
+    inside = torch.stack([rectangle, ellipse, triangle])[shape, torch.arange(len(shape))]  # below 1
+    steepness = torch.stack([scale, 0.75 * scale, scale])[shape, torch.arange(len(shape))]  # about one pixel from dark to bright
+    return (255 * ((1 - inside) * steepness + 0.5).clamp(0, 1)).round().to(torch.uint8)[:, None]
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.layers import GatedConvNet, check_images, check_latents, prior_noise
+from helpers.layers import MLP, GatedConvNet, check_images, check_latents, prior_noise
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class AffineCoupling(Bijection):
     z = x where mask is 1, and (x + t) * exp(s) where it is 0, with (s, t) = net(mask * x, context)
     (Dinh et al. 2017, equation 9, but shifting before scaling). The Jacobian is triangular, so log_det is the sum of
     s, and the network itself is never inverted: it may be any that makes 2C channels of C (and of those of the
-    context, which is stretched over the image where it is coarser).
-    mask: 0/1 of a shape that broadcasts with (C, H, W).
+    context, which is stretched over the image where it is coarser). Vectors (N, C) are taken too.
+    mask: 0/1 of a shape that broadcasts with (C, H, W), or (C,).
     """
 
     def __init__(self, mask, channels, net):
@@ -135,7 +135,8 @@ class AffineCoupling(Bijection):
     def scale_and_shift(self, x, context):
         seen = x * self.mask
         if context is not None:
-            seen = torch.cat([seen, F.interpolate(context, size=x.shape[2:])], dim=1)
+            context = F.interpolate(context, size=x.shape[2:]) if x.ndim > 2 else context
+            seen = torch.cat([seen, context], dim=1)
         s, t = self.net(seen).to(x.dtype).chunk(2, dim=1)
         # A learned bound on s: exp(s) can neither explode early in training nor be held back later.
         bound = self.log_range.exp()
@@ -323,6 +324,24 @@ def coupling_layers(channels, couplings, width, blocks, context_channels=0, rota
         layers.append(Invertible1x1(channels, rotate))
         net = GatedConvNet(channels + context_channels, 2 * channels, width, blocks)
         layers.append(AffineCoupling(channel_mask(channels), channels, net))
+    return layers
+
+
+def vector_couplings(size, couplings, width, context=0):
+    """`couplings` affine couplings of vectors (N, size), their networks of two hidden layers; they start as the identity.
+
+    Coupling 2k splits the vector by bit k of the index, and 2k + 1 changes the other half. So every two entries are told
+    apart sooner or later. context: how many numbers (N, context) the networks also see.
+    """
+    if couplings and size < 2:
+        raise UserError(f"A coupling of {size} latent was asked for: it needs one to look at and one to change, so take at least 2.")
+    layers, bits = [], max(1, (size - 1).bit_length())
+    for i in range(couplings):
+        mask = ((torch.arange(size) >> (i // 2 % bits)) + i) % 2
+        net = MLP(size + context, (width, width), 2 * size, nn.SiLU)
+        nn.init.zeros_(net.net[-1].weight)
+        nn.init.zeros_(net.net[-1].bias)
+        layers.append(AffineCoupling(mask.float(), size, net))
     return layers
 
 

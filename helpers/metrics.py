@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from helpers import UserError
 from helpers.autoencoders import VAE, Autoencoder, gaussian_kl, pixels
 from helpers.classifier import Classifier, broken
 from helpers.training import aside, compile_model, load_model, shipped
@@ -172,16 +173,49 @@ def nll(model, images, samples: int, seed: int = 0, batch_size: int = 250, compi
 
 
 @torch.no_grad()
+def posterior_on_grid(model, x, reach: float = 4.0, points: int = 200) -> dict:
+    """Of a VAE with two latents: the true p(z|x) of one observed image x (1, C, H, W), and the model's q(z|x), on a grid of z.
+
+    p(z|x) is p(x|z) p(z), divided by its integral over the square from -reach to reach. Returns "axis" (points,), the
+    densities "p" and "q" (points, points), rows from the top down as in a picture, "nll" = -log p(x) from that integral,
+    "kl" = KL(q || p) in nats, which is what the ELBO loses, and "mass", the part of q that the grid sees: 1 where it is wide
+    and fine enough.
+    """
+    if model.latent_dim != 2:
+        raise UserError(f"This model has {model.latent_dim} latents: an integral over a grid needs 2.")
+    axis = torch.linspace(-reach, reach, points, dtype=model.dtype, device=x.device)
+    z = torch.stack([axis.repeat(points), axis.flip(0).repeat_interleave(points)], dim=1)
+    cell = (axis[1] - axis[0]).log() * 2
+    joint = torch.cat([model.log_likelihood(x.expand(len(part), -1, -1, -1), part) + model.log_prior(part) for part in z.split(2_000)])
+    evidence = joint.logsumexp(0) + cell
+    p, q = joint - evidence, model.log_posterior(x, z)
+    share = (q + cell).exp()
+    kl = (share * (q - p)).sum()
+    return {
+        "axis": axis,
+        "p": p.exp().view(points, -1),
+        "q": q.exp().view(points, -1),
+        "nll": -evidence.item(),
+        "kl": kl.item(),
+        "mass": share.sum().item(),
+    }
+
+
+@torch.no_grad()
 def latent_use(model, images, seed: int = 0) -> dict[str, torch.Tensor]:
-    """What each latent of a VAE carries, (D,): "kl", the mean of its KL divergence in nats; "variance", of the posterior's mean over images."""
+    """What each latent of a VAE carries, (D,): "kl", the mean of its KL divergence in nats; "variance", of its code over the images.
+
+    Of an f-VAE the KL of one latent isn't known, and "kl" is that of the Gaussian before its flows.
+    """
     with aside(seed):
-        both = [model.posterior(model.observed(part)) for part in images.split(1_000)]
-    mean, log_std = (torch.cat(parts) for parts in zip(*both, strict=True))
-    return {"kl": gaussian_kl(mean, log_std).mean(0), "variance": mean.var(0)}
+        parts = [model.posterior(model.observed(part))[:2] for part in images.split(1_000)]
+        codes = torch.cat([model.encode(part) for part in images.split(1_000)])
+    mean, log_std = (torch.cat(both) for both in zip(*parts, strict=True))
+    return {"kl": gaussian_kl(mean, log_std).mean(0), "variance": codes.var(0)}
 
 
 def active_units(model, images, threshold: float = 0.01) -> int:
-    """How many latents move with the image: those whose posterior mean has a variance above 0.01 (Burda et al. 2016, section 5.2)."""
+    """How many latents move with the image: those whose code, the posterior's mean, has a variance above 0.01 (Burda et al. 2016, section 5.2)."""
     return int((latent_use(model, images)["variance"] > threshold).sum())
 
 

@@ -1,6 +1,6 @@
 """The recorded experiments: what the notebooks compare with what, under which budget, and what is measured.
 
-The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py.
+The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py, those of 03 in latents.py.
 
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
 looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
@@ -13,21 +13,23 @@ import json
 import platform
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from helpers import UserError, data, metrics, plots, training
-from helpers.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
-from helpers.experiments import autoencoders, flows
+from helpers import UserError, data, disentanglement, metrics, plots, training
+from helpers.autoencoders import FVAE, TCVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, TCVAEConfig, VAEConfig
+from helpers.experiments import autoencoders, flows, latents
 from helpers.experiments.row import SEEDS, Row
 from helpers.flows import RealNVP
 from helpers.ladder import FlatConfig, FlatFlow, LadderConfig, LadderRealNVP
 
-EXPERIMENTS = flows.EXPERIMENTS | autoencoders.EXPERIMENTS
+EXPERIMENTS = flows.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS
 MEASUREMENTS = flows.MEASUREMENTS
-KINDS = {LadderConfig: LadderRealNVP, FlatConfig: FlatFlow, AutoencoderConfig: Autoencoder, VAEConfig: VAE}
+KINDS = {LadderConfig: LadderRealNVP, FlatConfig: FlatFlow, AutoencoderConfig: Autoencoder, VAEConfig: VAE, FVAEConfig: FVAE, TCVAEConfig: TCVAE}
+PICTURED = {"legibility", "pixels", "pictures"}  # what is measured of samples: they are kept
 SAMPLES = 1_000  # of which legibility is measured
 
 
@@ -74,8 +76,10 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
             model, found = train_row(row, sets[row.dataset], device)
             result = {"label": label, "seed": seed, "row": identity, "parameters": training.count_parameters(model)} | found
             print(json.dumps({k: v for k, v in result.items() if k in ("seconds", "metrics")}), flush=True)
-            if seed == SEEDS[0] and row.measure:
+            if seed == SEEDS[0] and PICTURED & set(row.measure):
                 keep_pictures(name, label, model, sets[row.dataset])
+            if seed == SEEDS[0] and "weights" in row.measure:
+                keep_weights(name, label, model, result)
             record["rows"] = [done for done in record["rows"] if (done["label"], done["seed"]) != (label, seed)] + [result]
             record["rows"].sort(key=lambda done: (done["seed"], list(rows_of(name)).index(done["label"])))  # whenever each was run
             training.write_json(path, record)
@@ -111,9 +115,7 @@ def measure(row: Row, model, dataset) -> dict:
         found = measure_flow(model, dataset, judge)
     elif isinstance(model, VAE):
         found = metrics.evaluate_vae(model, dataset.test_images)
-        kl = metrics.latent_use(model, dataset.test_images)["kl"].sort(descending=True).values
-        found["kl_of_latents"] = [round(nats, 4) for nats in kl.tolist()]
-        found |= metrics.sample_quality(model, dataset, dataset.test_images) if row.measure else {}
+        found |= measure_latents(row, model, dataset)
     else:
         found = metrics.evaluate(model, dataset)
     if "legibility" in row.measure:
@@ -125,6 +127,33 @@ def measure(row: Row, model, dataset) -> dict:
     if "pixels" in row.measure:
         found |= pixels(model, dataset.test_images)
     return {"n": len(dataset.test_images)} | found
+
+
+NLL = {"samples": 5_000, "every": 20}  # importance samples, and of which test images: 10,000 would take a processor hours
+
+
+def measure_latents(row: Row, model, dataset) -> dict:
+    """What each latent of a VAE carries, and what else `row` asks for."""
+    images, found = dataset.test_images, {}
+    if not isinstance(model, FVAE):
+        use = metrics.latent_use(model, images)["kl"]
+        found["kl_of_latents"] = [round(nats, 4) for nats in use.sort(descending=True).values.tolist()]
+    if "pictures" in row.measure:
+        found |= metrics.sample_quality(model, dataset, images)
+    if "nll" in row.measure:
+        some = images[:: NLL["every"]]
+        found |= metrics.nll(model, some, NLL["samples"]) | {"nll_images": len(some)}
+    with training.aside(0):
+        codes = model.encode(images)
+    if "attributes" in row.measure:
+        order = use.argsort(descending=True)
+        shares = {name: disentanglement.explained(codes[:, order], values) for name, values in disentanglement.attributes(images).items()}
+        found["explained"] = {name: [round(share, 4) for share in of.tolist()] for name, of in shares.items()}  # in the order of kl_of_latents
+        found |= {f"explained_{name}": of.max().item() for name, of in shares.items()}
+    if "factors" in row.measure:
+        found["mutual_information_gap"] = disentanglement.mutual_information_gap(codes, dataset.test_factors)
+        found["factor_vae_score"] = disentanglement.factor_vae_score(codes, dataset.test_factors)
+    return found
 
 
 def measure_flow(model, dataset, judge) -> dict:
@@ -173,6 +202,16 @@ def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
     labels = PngImagePlugin.PngInfo()
     labels.add_text("rows", json.dumps(list(kept)))
     training.write_atomically(path, lambda file: Image.fromarray(rows.numpy()).save(file, format="PNG", pnginfo=labels))
+
+
+def keep_weights(name: str, label: str, model, result: dict) -> None:
+    """The model of a row into runs/NAME/LABEL, as `python -m helpers train` leaves one: ready for `python -m helpers ship`."""
+    folder, row = Path("runs") / name / label, result["row"]
+    record = {key: result[key] for key in ("parameters", "device", "versions", "seconds", "compiled", "precision", "metrics", "epochs")}
+    record |= {"model": training.name_of(model), "model_config": row["config"], "train_config": row["train"], "dataset": row["dataset"]}
+    record |= {"seed": result["seed"], "command": f"python -m helpers experiment {name}"}
+    training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
+    training.write_json(folder / "result.json", record)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from helpers.autoencoders import AutoencoderConfig, VAEConfig
+from helpers.autoencoders import AutoencoderConfig
 from helpers.ladder import FlatConfig, LadderConfig
 from helpers.training import TrainConfig
 
@@ -16,7 +16,8 @@ SEEDS = (0, 1, 2)
 class Row:
     """One row of a comparison: a configuration, how to train it, on what."""
 
-    config: LadderConfig | FlatConfig | AutoencoderConfig | VAEConfig
+    config: LadderConfig | FlatConfig | AutoencoderConfig  # which those of all VAEs are too
     train: TrainConfig = BUDGET
     dataset: str = "mnist"
-    measure: tuple[str, ...] = ("legibility",)  # besides the loss: legibility, pixels, pictures; where any, pictures are kept
+    # Besides the loss: legibility, pixels, pictures (with each of these pictures are kept); nll, attributes, factors; weights.
+    measure: tuple[str, ...] = ("legibility",)
