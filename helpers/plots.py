@@ -96,6 +96,25 @@ def scatter_map(codes, labels, classes, size: int = 360):
     for label, name in enumerate(classes):
         axis.scatter(*codes[labels == label].T, s=3, color=plt.get_cmap("tab10")(label % 10), label=name)
     axis.legend(markerscale=3, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return _map(figure, axis)
+
+
+def curve_map(points: dict, xlabel: str, ylabel: str, size: int = 320):
+    """A curve through `points`, label -> (x, y), as a PIL image, and a function from a point to its pixel there."""
+    figure = plt.figure(figsize=(size / 100 * 1.2, size / 100), dpi=100)
+    axis = figure.add_axes((0.16, 0.13, 0.81, 0.84))
+    axis.plot(*zip(*points.values(), strict=True), "o-", markersize=4)
+    for label, point in points.items():
+        axis.annotate(label, point, xytext=(6, 4), textcoords="offset points", fontsize=7)
+    axis.margins(0.12)
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.set_ylabel(ylabel, fontsize=8)
+    axis.grid(alpha=0.3)
+    return _map(figure, axis)
+
+
+def _map(figure, axis):
+    """A figure as a PIL image, and a function from the coordinates of its axis to pixels; the figure is closed."""
     axis.tick_params(labelsize=7)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)

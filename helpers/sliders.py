@@ -49,7 +49,9 @@ class Explorer:
 
 
 def _slider(label, value, low, high, step, kind=widgets.FloatSlider):
-    return kind(value=value, min=low, max=high, step=step, description=label, layout=widgets.Layout(width="420px"))
+    return kind(
+        value=value, min=low, max=high, step=step, description=label, style={"description_width": "110px"}, layout=widgets.Layout(width="460px")
+    )
 
 
 def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2) -> Explorer:
@@ -136,11 +138,7 @@ def plane(model, images, labels, classes) -> Explorer:
         canvas = Image.new("RGB", (background.width + image.width, background.height), "white")
         canvas.paste(background)
         canvas.paste(image, (background.width, 0))
-        x, y = place(horizontal, vertical)
-        pen = ImageDraw.Draw(canvas)
-        for radius, colour in ((7, "white"), (5, "black")):
-            pen.line([(x - radius, y), (x + radius, y)], fill=colour, width=radius - 3)
-            pen.line([(x, y - radius), (x, y + radius)], fill=colour, width=radius - 3)
+        _cross(canvas, *place(horizontal, vertical))
         return canvas, f"the image at ({horizontal:.2f}, {vertical:.2f})"
 
     axes = zip(("horizontal", "vertical"), codes.mean(0).tolist(), low, high, strict=True)
@@ -165,6 +163,69 @@ def walk(model, image, directions, reach: float = 3.0) -> Explorer:
         "step": _slider("step", 0.0, -reach, reach, 0.25),
     }
     return Explorer(model, draw, controls)
+
+
+def dimensions(model, images, order, names=None, reach: float = 3.0) -> Explorer:
+    """Every latent of `order` at once, a slider each, around the code of one of `images` (N, C, H, W), which is chosen too.
+
+    order: indices of latents, for instance the active ones by their KL; names: index -> what a latent was found to stand for.
+    UserError for a latent that this model doesn't have.
+    """
+    order, names = [int(k) for k in order], names or {}
+    for k in [*order, *names]:
+        if not 0 <= k < model.latent_dim:
+            raise UserError(f"There is no latent {k}: this model's are 0 to {model.latent_dim - 1}.")
+    with aside():
+        codes = model.encode(images)
+    pixels = (images / 255 if images.dtype == torch.uint8 else images).to(codes.dtype)
+
+    def draw(model, image, **steps):
+        moved = codes[image].clone()
+        for k, step in zip(order, steps.values(), strict=True):
+            moved[k] += step
+        strip = torch.cat([pixels[image, None], model.decode(torch.stack([codes[image], moved]))])
+        far = ", ".join(f"z{k} {step:+.1f}" for k, step in zip(order, steps.values(), strict=True) if step)
+        return plots.grid(strip, columns=3, scale=2 * _scale(strip)), f"test image {image} · rebuilt · moved by {far or 'nothing'}"
+
+    controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls |= {f"z{k}": _slider(f"z{k} {names.get(k, '')}".strip(), 0.0, -reach, reach, 0.25) for k in order}
+    return Explorer(model, draw, controls)
+
+
+def rate_distortion(models: dict, images, points: dict, n: int = 8, seed: int = 0) -> Explorer:
+    """Along models of several β, label -> VAE: the point on the curve of rate and distortion, images rebuilt, and samples.
+
+    points: label -> (rate, distortion) in nats, of the same labels as `models`.
+    """
+    if list(models) != list(points):
+        raise UserError(f"Models {', '.join(models)} but points {', '.join(points)} were given: give one of each, in the same order.")
+    labels, first = list(models), next(iter(models.values()))
+    noise = _noise(first, n, seed)
+    background, place = plots.curve_map(points, "rate: KL, nats an image", "distortion: reconstruction, nats an image")
+    with aside():
+        codes = {label: model.encode(images[:n]) for label, model in models.items()}
+    pixels = (images[:n] / 255 if images.dtype == torch.uint8 else images[:n]).to(noise.dtype)
+
+    def draw(models, beta):
+        label = labels[beta]
+        strip = torch.cat([pixels, models[label].decode(torch.cat([codes[label], noise]))])
+        picture = plots.grid(strip, columns=n, scale=_scale(strip) // 2 or 1).convert("RGB")
+        canvas = Image.new("RGB", (background.width + picture.width, max(background.height, picture.height)), "white")
+        canvas.paste(background)
+        canvas.paste(picture, (background.width, 0))
+        rate, distortion = points[label]
+        _cross(canvas, *place(rate, distortion))
+        return canvas, f"{label}: rate {rate:.1f}, distortion {distortion:.1f} nats · rows: test images, rebuilt, samples"
+
+    return Explorer(models, draw, {"beta": _slider("β", min(3, len(labels) - 1), 0, len(labels) - 1, 1, widgets.IntSlider)})
+
+
+def _cross(canvas, x, y) -> None:
+    """A black cross with a white rim."""
+    pen = ImageDraw.Draw(canvas)
+    for radius, colour in ((7, "white"), (5, "black")):
+        pen.line([(x - radius, y), (x + radius, y)], fill=colour, width=radius - 3)
+        pen.line([(x, y - radius), (x, y + radius)], fill=colour, width=radius - 3)
 
 
 def slerp(a, b, t: float):
