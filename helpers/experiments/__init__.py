@@ -129,7 +129,7 @@ def measure(row: Row, model, dataset) -> dict:
     return {"n": len(dataset.test_images)} | found
 
 
-NLL = {"samples": 5_000, "every": 20}  # importance samples, and of which test images: 10,000 would take a processor hours
+NLL = {"samples": 5_000, "every": 40}  # importance samples, and of which test images: 10,000 would take a processor hours
 
 
 def measure_latents(row: Row, model, dataset) -> dict:
