@@ -141,10 +141,12 @@ def measure_latents(row: Row, model, dataset) -> dict:
     if "pictures" in row.measure:
         found |= metrics.sample_quality(model, dataset, images)
     if "nll" in row.measure:
-        some = images[:: NLL["every"]]
+        with training.aside(0):
+            some = model.observed(images[:: NLL["every"]])  # the same binary images for every row
         found |= metrics.nll(model, some, NLL["samples"]) | {"nll_images": len(some)}
+        found["neg_elbo_of_nll_images"] = metrics.elbo(model, some.repeat(20, 1, 1, 1))["neg_elbo"]
     with training.aside(0):
-        codes = model.encode(images)
+        codes = torch.cat([model.encode(part) for part in images.split(1_000)])
     if "attributes" in row.measure:
         order = use.argsort(descending=True)
         shares = {name: disentanglement.explained(codes[:, order], values) for name, values in disentanglement.attributes(images).items()}

@@ -25,10 +25,10 @@ def flows_on_latents() -> dict[str, Row]:
 
 def betas() -> dict[str, Row]:
     """β-VAEs of digits: rate, distortion, and what single latents tell of slant, thickness and the like."""
-    train = TrainConfig(epochs=6, batch_size=128, compile=False)
-    config = VAEConfig(latent=10, network="mlp", width=512, blocks=2)
+    train = TrainConfig(epochs=8, batch_size=128, compile=False)
+    config = VAEConfig(latent=10, network="mlp", width=256, blocks=2)
     rows = {f"β = {beta:g}": Row(replace(config, beta=beta), train, measure=("attributes", "weights")) for beta in BETAS}
-    conv = Row(VAEConfig(latent=10, width=16, beta=4.0), replace(train, compile=True), measure=("attributes",))
+    conv = Row(VAEConfig(latent=10, width=16, beta=4.0), replace(train, compile=True, epochs=5), measure=("attributes",))
     return rows | {"β = 4, convolutional": conv}
 
 
