@@ -178,8 +178,8 @@ def posterior_on_grid(model, x, reach: float = 4.0, points: int = 200) -> dict:
 
     p(z|x) is p(x|z) p(z), divided by its integral over the square from -reach to reach. Returns "axis" (points,), the
     densities "p" and "q" (points, points), rows from the top down as in a picture, "nll" = -log p(x) from that integral,
-    "kl" = KL(q || p) in nats, which is what the ELBO loses, and "mass", the part of q that the grid sees: 1 where it is wide
-    and fine enough.
+    "kl" = KL(q || p) in nats, which is what the ELBO loses, "not_gaussian" = KL(p || the Gaussian nearest to it), and "mass",
+    the part of q that the grid sees: 1 where it is wide and fine enough.
     """
     if model.latent_dim != 2:
         raise UserError(f"This model has {model.latent_dim} latents: an integral over a grid needs 2.")
@@ -191,12 +191,16 @@ def posterior_on_grid(model, x, reach: float = 4.0, points: int = 200) -> dict:
     p, q = joint - evidence, model.log_posterior(x, z)
     share = (q + cell).exp()
     kl = (share * (q - p)).sum()
+    mass = (p + cell).exp()
+    away = z - mass @ z
+    nearest = torch.distributions.MultivariateNormal(mass @ z, (mass[:, None] * away).T @ away).log_prob(z)  # of its mean and covariance
     return {
         "axis": axis,
         "p": p.exp().view(points, -1),
         "q": q.exp().view(points, -1),
         "nll": -evidence.item(),
         "kl": kl.item(),
+        "not_gaussian": (mass * (p - nearest)).sum().item(),
         "mass": share.sum().item(),
     }
 
