@@ -76,18 +76,24 @@ def test_the_kl_is_that_of_the_densities(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_importance_sampling_finds_the_integral(way):
-    """With two latents log p(x) is an integral over a grid: importance sampling finds it, and the ELBO loses what the grid says."""
+    """With two latents log p(x) is an integral over a grid: importance sampling finds it, q integrates to 1, and the ELBO loses KL(q || p)."""
     model = tiny(0.05, latent=2, likelihood="grey", **way)
     with torch.no_grad():
         model.encoder.net[-1].bias[2:4] += 0.7  # a wide proposal, as importance sampling likes it
     x = (IMAGES[:1] / 255).double()
-    grid = metrics.posterior_on_grid(model, x, reach=10, points=250)
-    assert grid["mass"] == pytest.approx(1, abs=1e-3)
+    truth = metrics.true_posterior(model, x, reach=12, points=200)
+    assert (truth["log_p"].exp().sum() * truth["log_cell"].exp()).item() == pytest.approx(1)
     with torch.no_grad():
-        assert -model.log_prob(x, samples=10_000, at_once=10_000).item() == pytest.approx(grid["nll"], abs=0.05)
-        elbo = model.log_prob(x.expand(10_000, -1, -1, -1))
-    assert elbo.mean().item() == pytest.approx(-grid["nll"] - grid["kl"], abs=5 * elbo.std().item() / 100)
-    assert grid["kl"] > 0.05
+        assert -model.log_prob(x, samples=10_000, at_once=10_000).item() == pytest.approx(truth["nll"], abs=0.05)
+        across = torch.linspace(-14, 14, 200).double()
+        z = torch.cartesian_prod(across, across)
+        log_q = model.log_posterior(x, z)
+        q = log_q.exp() * (across[1] - across[0]) ** 2
+        log_p = model.log_likelihood(x.expand(len(z), -1, -1, -1), z) + model.log_prior(z) + truth["nll"]
+    assert q.sum().item() == pytest.approx(1, abs=1e-3)
+    kl = (q * (log_q - log_p)).sum().item()
+    assert kl > 0.05 and metrics.posterior_gap(model, x, truth, draws=10_000) == pytest.approx(kl, abs=0.15 + 0.02 * kl)
+    assert truth["not_gaussian"] >= 0
 
 
 def test_latents_are_where_the_prior_is_normal():
@@ -168,7 +174,7 @@ BAD = {
     "3 features were given to a flow in the prior": lambda: FVAE(FVAEConfig(where="prior", features=3)),
     "coupling of 1 latent": lambda: FVAE(FVAEConfig(latent=1)),
     "0 images": lambda: TCVAE(TCVAEConfig(images=0)),
-    "has 5 latents: an integral": lambda: metrics.posterior_on_grid(tiny(), IMAGES[:1] / 255),
+    "has 5 latents: an integral": lambda: metrics.true_posterior(tiny(), IMAGES[:1] / 255),
     r"Latents of shape \(2, 4\)": lambda: tiny().decode(torch.zeros(2, 4)),
 }
 

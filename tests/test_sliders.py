@@ -8,7 +8,10 @@ from conftest import stir, tiny_flow
 from PIL import Image
 
 from helpers import UserError, data, sliders
-from helpers.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
+from helpers.autoencoders import FVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, VAEConfig
+
+
+CURVE = {"β = 1": (20.0, 80.0), "β = 4": (8.0, 110.0)}
 
 
 def explorers():
@@ -16,12 +19,17 @@ def explorers():
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     directions = torch.randn(3, 64, dtype=torch.float64)
     both = {"AE": Autoencoder(AutoencoderConfig((1, 8, 8), 2, width=4)).eval(), "VAE": VAE(VAEConfig((1, 8, 8), 2, width=4)).eval()}
+    bent = stir(FVAE(FVAEConfig((1, 8, 8), 2, width=4, where="both"))).eval()
     many = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
     return {
         "between, position": (sliders.between(both, images), "position", 0.2),
         "between, second": (sliders.between(both, images), "second", 0),
         "plane": (sliders.plane(both["AE"], many, torch.arange(20) % 10, data.DIGITS), "vertical", -9.0),
         "walk of a VAE": (sliders.walk(both["VAE"], images[0], torch.eye(2)), "step", 1.5),
+        "dimensions, a latent": (sliders.dimensions(both["VAE"], many, [1, 0], {1: "slant 84 %"}), "z1", -2.0),
+        "dimensions, image": (sliders.dimensions(both["VAE"], many, [0]), "image", 3),
+        "rate and distortion": (sliders.rate_distortion({"β = 1": both["VAE"], "β = 4": bent}, many, CURVE), "beta", 0),
+        "f-VAE": (sliders.temperature(bent, n=4), "temperature", 0.1),
         "temperature": (sliders.temperature(model, n=4), "temperature", 1.1),
         "interpolation": (sliders.interpolation(model, *images), "position", 0.2),
         "class": (sliders.chosen(tiny_flow(classes=10).eval(), data.DIGITS, n=4), "class", 8),
@@ -106,6 +114,34 @@ def test_a_plane_marks_the_point_whose_image_it_shows():
     assert explorer.image.crop((468, 0, 468 + expected.width, expected.height)).tobytes() == expected.tobytes()
     with pytest.raises(UserError, match="3 latents"):
         sliders.plane(Autoencoder(AutoencoderConfig((1, 8, 8), 3, width=4)), images, torch.arange(20), data.DIGITS)
+
+
+def test_every_latent_has_its_slider():
+    model = stir(VAE(VAEConfig((1, 8, 8), 3, width=4))).eval()
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8) // 255 * 255  # black or white: nothing is left to chance
+    explorer = sliders.dimensions(model, images, [2, 0], {0: "slant 84 %"})
+    assert [control.description for control in explorer.controls.values()] == ["image", "z2", "z0 slant 84 %"]
+    explorer.controls["image"].value, explorer.controls["z0"].value, explorer.controls["z2"].value = 1, -1.5, 0.5
+    code = model.encode(images)[1:2]
+    strip = torch.cat([images[1:2] / 255, model.decode(torch.cat([code, code + torch.tensor([[-1.5, 0, 0.5]])]))])
+    assert explorer.image.tobytes() == sliders.plots.grid(strip, columns=3, scale=20).tobytes()
+    assert "z2 +0.5, z0 -1.5" in explorer.caption.value
+    for order, names in (([0, 3], {}), ([0], {7: "width"})):
+        with pytest.raises(UserError, match="no latent [37].*0 to 2"):
+            sliders.dimensions(model, images, order, names)
+
+
+def test_the_cross_is_on_the_curve():
+    models = {label: stir(VAE(VAEConfig((1, 8, 8), 2, width=4)), i).eval() for i, label in enumerate(CURVE)}
+    images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    explorer = sliders.rate_distortion(models, images, CURVE, n=3)
+    _, place = sliders.plots.curve_map(CURVE, "", "")
+    for i, label in enumerate(CURVE):
+        explorer.controls["beta"].value = i
+        assert explorer.image.getpixel(tuple(round(v) for v in place(*CURVE[label]))) == (0, 0, 0)
+        assert explorer.caption.value.startswith(label)
+    with pytest.raises(UserError, match="β = 4 but points β = 1"):
+        sliders.rate_distortion({"β = 4": models["β = 4"]}, images, {"β = 1": (1.0, 2.0)})
 
 
 def test_directions_of_the_wrong_size():

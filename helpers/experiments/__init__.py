@@ -209,7 +209,8 @@ def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
 def keep_weights(name: str, label: str, model, result: dict) -> None:
     """The model of a row into runs/NAME/LABEL, as `python -m helpers train` leaves one: ready for `python -m helpers ship`."""
     folder, row = Path("runs") / name / label, result["row"]
-    record = {key: result[key] for key in ("parameters", "device", "versions", "seconds", "compiled", "precision", "metrics", "epochs")}
+    record = {key: result[key] for key in ("parameters", "device", "versions", "seconds", "compiled", "precision", "epochs")}
+    record["metrics"] = {key: value for key, value in result["metrics"].items() if not isinstance(value, list | dict)}
     record |= {"model": training.name_of(model), "model_config": row["config"], "train_config": row["train"], "dataset": row["dataset"]}
     record |= {"seed": result["seed"], "command": f"python -m helpers experiment {name}"}
     training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
@@ -265,7 +266,7 @@ def show(name: str, columns: dict[str, str], digits: int = 3) -> None:
     plots.table([name, *columns, "parameters", "seconds"], rows, caption)
 
 
-def effects(names: tuple[str, ...], changes: dict[str, tuple[str, str]], metric: str = "bits_per_dim") -> None:
+def effects(names: tuple[str, ...], changes: dict[str, tuple[str, str]], metric: str = "bits_per_dim", unit: str = "bits/dim") -> None:
     """A table of what single changes did, seed by seed: `changes`, what was changed -> (row before, row after) of the records `names`."""
     rows, values = [], {}
     for name in names:
@@ -277,7 +278,7 @@ def effects(names: tuple[str, ...], changes: dict[str, tuple[str, str]], metric:
         means = [f"{sum(side) / len(both):.3f}" for side in zip(*both, strict=True)]
         rows.append([what, *means, f"{sum(change) / len(change):+.3f} ({min(change):+.3f} to {max(change):+.3f})", verdict])
     header = ["what was changed", "before", "after", "change: mean (from, to)", "with every seed"]
-    plots.table(header, rows, f"bits/dim, lower is better; from the records {' and '.join(names)}")
+    plots.table(header, rows, f"{unit}, lower is better; from the records {' and '.join(names)}")
 
 
 def show_pictures(name: str, kind: float | str = 0.8):
