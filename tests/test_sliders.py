@@ -10,7 +10,6 @@ from PIL import Image
 from helpers import UserError, data, sliders
 from helpers.autoencoders import FVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, VAEConfig
 
-
 CURVE = {"β = 1": (20.0, 80.0), "β = 4": (8.0, 110.0)}
 
 
