@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from helpers import UserError
+from helpers import UserError, disentanglement
 from helpers.autoencoders import VAE, Autoencoder, gaussian_kl, pixels
 from helpers.classifier import Classifier, broken
 from helpers.training import aside, compile_model, load_model, shipped
@@ -260,7 +260,8 @@ def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bo
         pca = pca_errors(dataset.train_images, images, [model.latent_dim])[model.latent_dim]
         return result | {"mse": errors.mean().item(), "mse_of_training_images": seen.mean().item(), "mse_of_pca": pca} | drawn
     if isinstance(model, VAE):
-        return result | evaluate_vae(model, images, samples, progress) | sample_quality(model, dataset, images)
+        result |= evaluate_vae(model, images, samples, progress) | sample_quality(model, dataset, images)
+        return result | (disentangled(model, dataset) if split == "test" and dataset.factors else {})
     conditional = model.config.classes > 0
     result |= {"importance_samples": samples} | bits_per_dim(model, images, labels if conditional else None, samples, progress=progress)
     classifier = judge(dataset.name, images.device) if conditional else None
@@ -280,6 +281,16 @@ def evaluate_vae(model, images, samples: int = 1, progress: bool = False) -> dic
     if model.config.likelihood == "logistic":
         result["bits_per_dim"] = nats_to_bits_per_dim(result.get("nll", result["neg_elbo"]), images[0].numel())
     return result
+
+
+def disentangled(model, dataset) -> dict[str, float]:
+    """How well the codes of the test images keep the factors apart that these were drawn from."""
+    with aside():
+        codes = torch.cat([model.encode(part) for part in dataset.test_images.split(1_000)])
+    return {
+        "mutual_information_gap": disentanglement.mutual_information_gap(codes, dataset.test_factors),
+        "factor_vae_score": disentanglement.factor_vae_score(codes, dataset.test_factors),
+    }
 
 
 def sample_quality(model, dataset, images, n: int = 10_000) -> dict:

@@ -145,16 +145,15 @@ def measure_latents(row: Row, model, dataset) -> dict:
             some = model.observed(images[:: NLL["every"]])  # the same binary images for every row
         found |= metrics.nll(model, some, NLL["samples"]) | {"nll_images": len(some)}
         found["neg_elbo_of_nll_images"] = metrics.elbo(model, some.repeat(20, 1, 1, 1))["neg_elbo"]
-    with training.aside(0):
-        codes = torch.cat([model.encode(part) for part in images.split(1_000)])
     if "attributes" in row.measure:
+        with training.aside(0):
+            codes = torch.cat([model.encode(part) for part in images.split(1_000)])
         order = use.argsort(descending=True)
         shares = {name: disentanglement.explained(codes[:, order], values) for name, values in disentanglement.attributes(images).items()}
         found["explained"] = {name: [round(share, 4) for share in of.tolist()] for name, of in shares.items()}  # in the order of kl_of_latents
         found |= {f"explained_{name}": of.max().item() for name, of in shares.items()}
     if "factors" in row.measure:
-        found["mutual_information_gap"] = disentanglement.mutual_information_gap(codes, dataset.test_factors)
-        found["factor_vae_score"] = disentanglement.factor_vae_score(codes, dataset.test_factors)
+        found |= metrics.disentangled(model, dataset)
     return found
 
 
