@@ -238,9 +238,10 @@ class VAE(nn.Module):
         weight = kl_weight(self.step, self.config.schedule, self.config.schedule_steps) if self.training else 1.0
         return {"loss": reconstruction + weight * self.config.beta * paid, "reconstruction": reconstruction, "kl": kl.sum() + more.mean()}
 
-    def encode(self, images) -> torch.Tensor:
-        """The mean of q(z|x), (N, D)."""
-        return self.posterior(self.observed(images))[0]
+    def encode(self, images, draw: bool = False) -> torch.Tensor:
+        """The mean of q(z|x), (N, D), or a draw from it."""
+        mean, log_std, _ = self.posterior(self.observed(images))
+        return mean + log_std.exp() * torch.randn_like(mean) if draw else mean
 
     def decode(self, z) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of latents (N, D): for each pixel the mean, or the place, of p(x|z), not a draw."""
@@ -316,10 +317,11 @@ class FVAE(VAE):
         base, log_det = self.posterior_flow.inverse(z, features)
         return super().log_posterior(x, base) + log_det
 
-    def encode(self, images) -> torch.Tensor:
-        """Latents u (N, D): of the mean of the encoder's Gaussian, through both flows."""
-        mean, _, features = self.posterior(self.observed(images))
-        return self.prior_flow(self.posterior_flow(mean, features)[0])[0]
+    def encode(self, images, draw: bool = False) -> torch.Tensor:
+        """Latents u (N, D): of the mean of the encoder's Gaussian, or of a draw from it, through both flows."""
+        mean, log_std, features = self.posterior(self.observed(images))
+        base = mean + log_std.exp() * torch.randn_like(mean) if draw else mean
+        return self.prior_flow(self.posterior_flow(base, features)[0])[0]
 
     def decode(self, z) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of latents u (N, D), which are standard normal under the model."""

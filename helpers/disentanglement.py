@@ -9,6 +9,7 @@ import torch
 from helpers import UserError
 
 BINS = 20  # of equal count, into which a latent is cut
+CARRIES = 0.1  # nats: a latent whose KL is below this stands for nothing, whatever its mean does
 
 # ----------------------------------------------------------------------------------------- attributes of a drawing
 
@@ -83,7 +84,8 @@ def explained(codes, values) -> torch.Tensor:
     """Share of the variance of `values` (N,) that each latent of `codes` (N, D) explains on its own, (D,), by any function of it.
 
     The function is the mean of `values` in each of BINS bins of the latent, taken from every other image and judged on
-    the rest, so that a latent that says nothing gets 0, up to noise that can be negative.
+    the rest, so that a latent that says nothing gets 0, up to noise that can be negative. It doesn't see scale: of means of
+    a VAE's posterior look only at latents that carry something, see CARRIES.
     """
     values = values.double()
     shares = []

@@ -106,7 +106,7 @@ def curve_map(points: dict, xlabel: str, ylabel: str, size: int = 320):
     axis.plot(*zip(*points.values(), strict=True), "o-", markersize=4)
     for label, point in points.items():
         axis.annotate(label, point, xytext=(6, 4), textcoords="offset points", fontsize=7)
-    axis.margins(0.12)
+    axis.margins(0.18, 0.1)
     axis.set_xlabel(xlabel, fontsize=8)
     axis.set_ylabel(ylabel, fontsize=8)
     axis.grid(alpha=0.3)

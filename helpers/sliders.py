@@ -192,7 +192,7 @@ def dimensions(model, images, order, names=None, reach: float = 3.0) -> Explorer
     return Explorer(model, draw, controls)
 
 
-def rate_distortion(models: dict, images, points: dict, n: int = 8, seed: int = 0) -> Explorer:
+def rate_distortion(models: dict, images, points: dict, n: int = 6, seed: int = 0) -> Explorer:
     """Along models of several β, label -> VAE: the point on the curve of rate and distortion, images rebuilt, and samples.
 
     points: label -> (rate, distortion) in nats, of the same labels as `models`.
@@ -209,7 +209,7 @@ def rate_distortion(models: dict, images, points: dict, n: int = 8, seed: int = 
     def draw(models, beta):
         label = labels[beta]
         strip = torch.cat([pixels, models[label].decode(torch.cat([codes[label], noise]))])
-        picture = plots.grid(strip, columns=n, scale=_scale(strip) // 2 or 1).convert("RGB")
+        picture = plots.grid(strip, columns=n, scale=max(1, background.height // (3 * strip.shape[2]))).convert("RGB")
         canvas = Image.new("RGB", (background.width + picture.width, max(background.height, picture.height)), "white")
         canvas.paste(background)
         canvas.paste(picture, (background.width, 0))

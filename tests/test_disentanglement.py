@@ -100,8 +100,8 @@ def test_sprites_are_what_their_factors_say():
     ellipses = sprites.test_labels == 1
     ink = sprites.test_images[ellipses, 0].double()
     columns = torch.arange(28).double()
-    torch.testing.assert_close((ink.sum(1) * columns).sum(1) / ink.sum((1, 2)), x[ellipses].double(), rtol=0, atol=0.05)
-    torch.testing.assert_close((ink.sum(2) * columns).sum(1) / ink.sum((1, 2)), y[ellipses].double(), rtol=0, atol=0.05)
+    torch.testing.assert_close((ink.sum(1) * columns).sum(1) / ink.sum((1, 2)), x[ellipses].double(), rtol=0, atol=0.1)
+    torch.testing.assert_close((ink.sum(2) * columns).sum(1) / ink.sum((1, 2)), y[ellipses].double(), rtol=0, atol=0.1)
     size = dis.attributes(sprites.test_images, ["area"])["area"]
     ratio = size[ellipses] / data.FACTORS["scale"][sprites.test_factors[ellipses, 1]].square()
     assert ratio.min() > 0.95 * ratio.max()

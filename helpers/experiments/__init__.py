@@ -151,7 +151,7 @@ def measure_latents(row: Row, model, dataset) -> dict:
         order = use.argsort(descending=True)
         shares = {name: disentanglement.explained(codes[:, order], values) for name, values in disentanglement.attributes(images).items()}
         found["explained"] = {name: [round(share, 4) for share in of.tolist()] for name, of in shares.items()}  # in the order of kl_of_latents
-        found |= {f"explained_{name}": of.max().item() for name, of in shares.items()}
+        found |= {f"explained_{name}": of[use[order] > disentanglement.CARRIES].max().item() for name, of in shares.items()}
     if "factors" in row.measure:
         found |= metrics.disentangled(model, dataset)
     return found
