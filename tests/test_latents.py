@@ -110,12 +110,13 @@ def test_latents_are_where_the_prior_is_normal():
 def test_a_code_is_the_mean_or_a_draw():
     model = tiny(where="both", features=2, likelihood="grey")
     many = IMAGES[:1].expand(4_000, -1, -1, -1)
+    torch.manual_seed(0)
     with torch.no_grad():
         codes, draws = model.encode(many), model.encode(many, draw=True)
         mean, log_std, features = model.posterior(IMAGES[:1].double() / 255)
     assert codes.std(0).max() < 1e-12
     base = model.posterior_flow.inverse(model.prior_flow.inverse(draws)[0], features.expand(len(many), -1))[0]
-    torch.testing.assert_close(base.mean(0), mean[0], rtol=0, atol=0.1)
+    assert ((base.mean(0) - mean[0]) / log_std[0].exp()).abs().max() < 5 / len(many) ** 0.5
     torch.testing.assert_close(base.std(0).log(), log_std[0], rtol=0, atol=0.05)
 
 
