@@ -164,7 +164,7 @@ IMGS = Path(__file__).resolve().parent.parent / "imgs"  # for README and REPORT
 def save(figure, name: str) -> None:
     """Keep a figure in imgs/."""
     IMGS.mkdir(exist_ok=True)
-    figure.savefig(IMGS / name, dpi=110)
+    figure.savefig(IMGS / name, dpi=110, bbox_inches="tight")
 
 
 def film(frames: dict, name: str | None = None, milliseconds: int = 250) -> bytes:

@@ -139,7 +139,7 @@ def test_one_sample_is_the_elbo():
         torch.testing.assert_close(model.log_prob(many).mean(), -model.loss(many)["loss"], rtol=0, atol=0.7)  # each varies by 25
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "vae", "vae-8bit"])
+@pytest.mark.parametrize("kind", ["autoencoder", "vae", "vae-8bit", "fvae", "fvae-8bit", "tcvae", "betavae"])
 def test_recipes_learn_save_and_sample(kind, digits, tmp_path):
     model, config = training.recipe(kind, "smoke", digits, reports_per_epoch=2)
     record = training.fit(model, digits, config, progress=False)
@@ -147,7 +147,7 @@ def test_recipes_learn_save_and_sample(kind, digits, tmp_path):
     model.eval()
     training.save_model(model, tmp_path / "model.safetensors", {"dataset": "digits"})
     loaded, _ = training.load_model(tmp_path / "model.safetensors")
-    assert loaded.config == model.config
+    assert loaded.config == model.config and type(loaded) is type(model)
     torch.manual_seed(0)
     expected = model.sample(7, 0.8)
     torch.manual_seed(0)

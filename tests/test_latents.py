@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import stir
 
-from helpers import UserError, metrics, training
+from helpers import UserError, metrics
 from helpers.autoencoders import FVAE, TCVAE, VAE, FVAEConfig, TCVAEConfig, VAEConfig, total_correlation
 from helpers.flows import Compose, vector_couplings
 
@@ -161,23 +161,6 @@ def test_tcvae_is_the_vae_at_beta_1():
         torch.manual_seed(1)
         values.append(one.loss(IMAGES)["loss"])
     torch.testing.assert_close(*values)
-
-
-@pytest.mark.parametrize("kind", ["fvae", "fvae-8bit", "tcvae", "betavae"])
-def test_recipes_learn_save_and_sample(kind, digits, tmp_path):
-    model, config = training.recipe(kind, "smoke", digits, reports_per_epoch=2)
-    record = training.fit(model, digits, config, progress=False)
-    assert record["epochs"][-1]["validation_loss"] < record["epochs"][0]["validation_loss"]
-    model.eval()
-    training.save_model(model, tmp_path / "model.safetensors", {"dataset": "digits"})
-    loaded, _ = training.load_model(tmp_path / "model.safetensors")
-    assert loaded.config == model.config and type(loaded) is type(model)
-    torch.manual_seed(0)
-    expected = model.sample(7, 0.8)
-    torch.manual_seed(0)
-    assert torch.equal(loaded.sample(7, 0.8), expected)
-    found = metrics.evaluate(model, digits, samples=3)
-    assert found["neg_elbo"] == pytest.approx(found["reconstruction"] + found["kl"]) and found["nll"] < found["neg_elbo"]
 
 
 BAD = {
