@@ -89,17 +89,19 @@ def sample(args):
     if Path(args.out).suffix.lower() != ".png":
         raise UserError(f"{args.out} was given as --out: give the name of a .png file.")
     torch.manual_seed(training.check_seed(args.seed))
-    labels = None
-    if getattr(model.config, "classes", 0):
-        count = model.config.classes**model.config.parts
-        labels = torch.arange(args.count, device=device) % count
-        if args.label is not None:
-            labels = torch.full_like(labels, data.label(args.label, data.CLASSES.get(info["dataset"], tuple(map(str, range(count))))))
-    elif args.label is not None:
-        raise UserError(f"The label {args.label!r} was given, but {args.weights} knows no labels: leave it out.")
-    images = model.sample(args.count, args.temperature, labels)
+    asked = [name.strip() for name in args.labels.split(",")] if args.labels is not None else []
+    count = args.count if args.count is not None else len(asked) if len(asked) > 1 else 64
+    labels = metrics.in_turn(model, count)
+    if asked:
+        if labels is None:
+            raise UserError(f"The label {args.labels!r} was given, but {args.weights} knows no labels: leave it out.")
+        if len(asked) not in (1, count):
+            raise UserError(f"{len(asked)} labels were given for {count} samples: give one for all, or one each.")
+        names = data.CLASSES.get(info["dataset"], tuple(map(str, range(model.config.classes**model.config.parts))))
+        labels = torch.tensor([data.label(name, names) for name in asked], device=device).expand(count)
+    images = model.sample(count, args.temperature, labels)
     training.write_atomically(args.out, lambda file: file.write(plots.png(plots.grid(images))))
-    print(f"{args.count} samples at temperature {args.temperature} in {args.out}")
+    print(f"{count} samples at temperature {args.temperature} in {args.out}")
 
 
 def list_(args):
@@ -165,9 +167,11 @@ def parser():
 
     command = commands.add_parser("sample", help="draw samples into a PNG")
     command.add_argument("weights", help="a shipped name such as realnvp-mnist, or a .safetensors file")
-    command.add_argument("--count", type=int, default=64)
+    command.add_argument("--count", type=int, help="how many (default: as many as labels, else 64)")
     command.add_argument("--temperature", type=float, default=1.0)
-    command.add_argument("--label", help="of a conditional model: the class to draw, such as 3, Sandal or 37 (default: all in turn)")
+    command.add_argument(
+        "--labels", "--label", help="of a conditional model: a class for all, such as 3, Sandal or 37, or one each, 7,7,1 (default: all in turn)"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, metavar="FILE.png")
     command.set_defaults(call=sample)

@@ -20,7 +20,7 @@ from torch import nn
 
 from helpers import UserError
 from helpers.flows import Compose, vector_couplings
-from helpers.layers import MLP, ConvDecoder, ConvEncoder, check_images, check_latents, prior_noise
+from helpers.layers import MLP, ConvDecoder, ConvEncoder, check_labels, check_latents, pixels, prior_noise
 
 NETWORKS = ("conv", "mlp")
 LIKELIHOODS = ("bernoulli", "grey", "logistic")
@@ -73,17 +73,6 @@ def check_config(config) -> None:
         raise UserError(f"The latent size {config.latent} was given: take at least 1.")
     if config.network == "conv" and any(side % 4 or side < 4 for side in config.image_shape[1:]):
         raise UserError(f"Images of {config.image_shape[1:]} don't fit: a conv autoencoder needs sides divisible by 4; network='mlp' takes any.")
-
-
-def pixels(model, images):
-    """The images as floats in [0, 1], in the model's precision. UserError for what is no image of this model."""
-    check_images(images, model.config.image_shape)
-    return images.to(model.dtype) / 255 if images.dtype == torch.uint8 else images.to(model.dtype)
-
-
-def unlabelled(model, labels) -> None:
-    if labels is not None:
-        raise UserError(f"Labels were given, but this {type(model).__name__} knows none: leave them out.")
 
 
 def encoder_and_decoder(config, features: int, channels: int):
@@ -149,7 +138,7 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
         """n images in [0, 1] of codes from the Gaussian fitted to codes, its width multiplied by `temperature`."""
-        unlabelled(self, labels)
+        check_labels(self, labels, n)
         return self.decode(self.code_mean + prior_noise(self, n, temperature) @ self.code_factor.T)
 
 
@@ -252,7 +241,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
         """n images in [0, 1] from the prior with its standard deviation multiplied by `temperature`."""
-        unlabelled(self, labels)
+        check_labels(self, labels, n)
         return torch.cat([self.decode(part) for part in prior_noise(self, n, temperature).split(1_000)])
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.layers import MLP, GatedConvNet, check_images, check_latents, prior_noise
+from helpers.layers import MLP, GatedConvNet, check_images, check_labels, check_latents, prior_noise
 
 
 @dataclass(frozen=True)
@@ -465,7 +465,7 @@ class RealNVP(nn.Module):
     def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
         """n images in [0, 1] from the prior with its standard deviation multiplied by `temperature`."""
         noise = prior_noise(self, n, temperature)
-        self.check_labels(labels, n)
+        check_labels(self, labels, n)
         chunks = [None] * n if labels is None else labels.to(noise.device).split(500)
         return torch.cat([self.decode(part, chunk) for part, chunk in zip(noise.split(500), chunks, strict=False)])
 
@@ -477,23 +477,10 @@ class RealNVP(nn.Module):
         z, log_det = self.flow(y, context)
         return log_det - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
-    def check_labels(self, labels, n) -> None:
-        """UserError unless labels (n,) are what this model needs: none, or whole numbers below classes ** parts."""
-        count = self.config.classes**self.config.parts
-        if not self.config.classes:
-            if labels is not None:
-                raise UserError("Labels were given, but this RealNVP knows none: leave them out.")
-        elif labels is None:
-            raise UserError(f"No labels were given to a conditional RealNVP: give each image a whole number from 0 to {count - 1}.")
-        elif labels.shape != (n,) or labels.is_floating_point():
-            raise UserError(f"Labels of {labels.dtype} {tuple(labels.shape)} were given: {n} whole numbers from 0 to {count - 1} are needed.")
-        elif labels.min() < 0 or labels.max() >= count:
-            raise UserError(f"Labels from {labels.min()} to {labels.max()} were given: they must be whole numbers from 0 to {count - 1}.")
-
     def _context(self, labels, n):
         """Labels (n,) as the couplings see them: one-hot channels, a column for each part, (n, classes, 1, parts)."""
         if not self.training:  # in training `fit` has checked them all at once: a look at each batch would wait for the device
-            self.check_labels(labels, n)
+            check_labels(self, labels, n)
         if labels is None:
             return None
         classes, parts = self.config.classes, self.config.parts

@@ -19,6 +19,28 @@ def check_images(images, shape) -> None:
             raise UserError("Float images must lie in [0, 1] without NaN: divide 8-bit values by 255.")
 
 
+def pixels(model, images):
+    """The images as floats in [0, 1], in the model's precision. UserError for what is no image of this model."""
+    check_images(images, model.config.image_shape)
+    return images.to(model.dtype) / 255 if images.dtype == torch.uint8 else images.to(model.dtype)
+
+
+def check_labels(model, labels, n) -> None:
+    """UserError unless labels (n,) are what this model needs: none, or whole numbers below classes ** parts."""
+    classes, name = getattr(model.config, "classes", 0), type(model).__name__
+    if not classes:
+        if labels is not None:
+            raise UserError(f"Labels were given, but this {name} knows none: leave them out.")
+        return
+    count = classes**model.config.parts
+    if labels is None:
+        raise UserError(f"No labels were given to a conditional {name}: give each image a whole number from 0 to {count - 1}.")
+    if labels.shape != (n,) or labels.is_floating_point():
+        raise UserError(f"Labels of {labels.dtype} {tuple(labels.shape)} were given: {n} whole numbers from 0 to {count - 1} are needed.")
+    if labels.min() < 0 or labels.max() >= count:
+        raise UserError(f"Labels from {labels.min()} to {labels.max()} were given: they must be whole numbers from 0 to {count - 1}.")
+
+
 def check_latents(z, size) -> None:
     """UserError unless latents are (N, size)."""
     if z.ndim != 2 or z.shape[1] != size:

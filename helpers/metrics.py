@@ -11,12 +11,14 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from helpers import UserError, disentanglement
-from helpers.autoencoders import VAE, Autoencoder, gaussian_kl, pixels
+from helpers.autoencoders import VAE, Autoencoder, gaussian_kl
 from helpers.classifier import Classifier, broken
+from helpers.gans import GAN
+from helpers.layers import pixels
 from helpers.training import aside, compile_model, load_model, shipped
 
-JUDGES = {"mnist": "classifier-mnist", "pairs": "classifier-mnist", "fashion": "classifier-fashion"}
-CONTROL = {"temperature": 0.8, "samples": 2_000}  # at which control accuracy is measured
+JUDGES = {"mnist": "classifier-mnist", "pairs": "classifier-mnist", "fashion": "classifier-fashion", "cifar10": "classifier-cifar10"}
+CONTROL = {"temperature": 0.8, "samples": 2_000}  # at which the control accuracy of a flow is measured
 
 
 def nats_to_bits_per_dim(nats: float, dims: int, scale: float = 1.0) -> float:
@@ -113,6 +115,47 @@ def diversity(classifier, images) -> float:
     """Mean distance between the classifier's features of two of the images."""
     features = torch.cat([classifier.features(part) for part in images.split(100)])
     return torch.pdist(features.double()).mean().item()
+
+
+def coverage(classifier, images) -> dict[str, float]:
+    """Which classes the images are of, as the classifier reads them.
+
+    classes_covered: how many have at least a tenth of an equal share; class_entropy: of their histogram, 1 where all shares
+    are equal, 0 where there is one class.
+    """
+    read = predict(classifier, images)
+    share = torch.bincount(read.argmax(1), minlength=read.shape[1]).double() / len(read)
+    entropy = torch.special.entr(share).sum().item() / math.log(len(share))
+    return {"classes_covered": int((share >= 0.1 / len(share)).sum()), "class_entropy": entropy}
+
+
+class CollapseWatch:
+    """For `fit` to call with each report: how varied the samples of one and the same noise are, in `rows` by epoch.
+
+    `frames`: epoch -> the first 64 of these samples, for a film. classifier: the judge, or None, and only frames are kept.
+    real: real images, at least n of them, whose diversity is the unit of the samples'.
+    """
+
+    def __init__(self, classifier, real, n: int = 500):
+        self.classifier, self.real, self.n, self.rows, self.frames = classifier, real[:n], min(n, len(real)), [], {}
+        self.unit = diversity(classifier, self.real) if classifier else None
+
+    def __call__(self, model, epoch):
+        with aside():  # the same noise in every report
+            images = model.sample(self.n, labels=in_turn(model, self.n))
+        self.frames[epoch] = images[:64].cpu()
+        if self.classifier:
+            varied = {"diversity": diversity(self.classifier, images) / self.unit, "legibility": legibility(self.classifier, images)}
+            varied["recall"] = precision_recall(self.classifier, images, self.real)["recall"]
+            self.rows.append({"epoch": epoch} | coverage(self.classifier, images) | varied)
+
+
+def in_turn(model, n: int):
+    """Labels (n,) of a conditional model, each in turn; None for one that takes none."""
+    if not getattr(model.config, "classes", 0):
+        return None
+    stride = 37 if model.config.parts > 1 else 1  # a few pairs are pairs of many digits
+    return torch.arange(n, device=next(model.parameters()).device) * stride % model.config.classes**model.config.parts
 
 
 @torch.no_grad()
@@ -262,6 +305,8 @@ def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bo
     if isinstance(model, VAE):
         result |= evaluate_vae(model, images, samples, progress) | sample_quality(model, dataset, images)
         return result | (disentangled(model, dataset) if split == "test" and dataset.factors else {})
+    if isinstance(model, GAN):
+        return result | sample_quality(model, dataset, images)
     conditional = model.config.classes > 0
     result |= {"importance_samples": samples} | bits_per_dim(model, images, labels if conditional else None, samples, progress=progress)
     classifier = judge(dataset.name, images.device) if conditional else None
@@ -297,13 +342,41 @@ def disentangled(model, dataset) -> dict[str, float]:
     }
 
 
-def sample_quality(model, dataset, images, n: int = 10_000) -> dict:
-    """Fréchet distance of n samples against as many test images, and of training images as its floor; precision and recall of 2,000."""
+def sample_quality(model, dataset, images, n: int = 10_000, floor: bool = True) -> dict:
+    """How good n samples are beside as many real images, as the data set's judge sees it; {} where there is no judge.
+
+    Fréchet distance, and if asked that of training images as its floor; precision and recall of 2,000. Of a GAN, whose
+    samples may well be all alike, also what tells: coverage, and diversity as a share of the real images'; of a
+    conditional one whether samples are of the class asked for, and their diversity within a class.
+    """
     classifier, real = judge(dataset.name, images.device), images[:n]
     if classifier is None:
         return {}
+    labels = in_turn(model, len(real))
     with aside():
-        drawn = model.sample(len(real))
-    result = {"frechet_distance": frechet_distance(classifier, drawn, real)}
-    result["frechet_floor"] = frechet_distance(classifier, dataset.train_images[: len(real)], real)
-    return result | {"frechet_samples": len(real), "judge": JUDGES[dataset.name]} | precision_recall(classifier, drawn[:2_000], real[:2_000])
+        drawn = model.sample(len(real), labels=labels)
+    found = {"frechet_distance": frechet_distance(classifier, drawn, real)}
+    if floor:
+        found["frechet_floor"] = frechet_distance(classifier, dataset.train_images[: len(real)], real)
+    found |= {"frechet_samples": len(real), "judge": JUDGES[dataset.name]} | precision_recall(classifier, drawn[:2_000], real[:2_000])
+    if not isinstance(model, GAN):
+        return found
+    found |= coverage(classifier, drawn) | {"legibility": legibility(classifier, drawn[:2_000])}
+    found["diversity"] = diversity(classifier, drawn[:2_000]) / diversity(classifier, real[:2_000])
+    if labels is not None:
+        found["control_accuracy"] = accuracy(classifier, drawn, labels)
+        found |= {
+            "control_temperature": 1.0,
+            "control_samples": len(drawn),
+            "diversity_within_class": diversity_within(classifier, drawn, labels, dataset),
+        }
+    return found
+
+
+def diversity_within(classifier, drawn, labels, dataset, n: int = 200) -> float:
+    """Diversity of up to n images of one class as a share of that of as many real ones, mean over the classes."""
+    shares = []
+    for label in labels.unique():
+        ours, theirs = (part[of == label][:n] for part, of in ((drawn, labels), (dataset.test_images, dataset.test_labels)))
+        shares.append(diversity(classifier, ours) / diversity(classifier, theirs))
+    return sum(shares) / len(shares)

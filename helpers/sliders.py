@@ -71,8 +71,7 @@ def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
     classes: the names of the classes of one part.
     """
     count, parts = model.config.classes, model.config.parts
-    if count != len(classes):
-        raise UserError(f"{len(classes)} names of classes were given: this model has {count or 'none'}.")
+    _check_classes(model, classes)
     noise = _noise(model, n, seed)
     names = ["class"] if parts == 1 else ["left", "right"] if parts == 2 else [f"part {i + 1}" for i in range(parts)]
 
@@ -84,6 +83,57 @@ def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
 
     controls = {name: _slider(name, (3, 7)[i % 2] % count, 0, count - 1, 1, widgets.IntSlider) for i, name in enumerate(names)}
     return Explorer(model, draw, controls | {"temperature": _slider("temperature", 0.8, 0.0, 1.2, 0.05)})
+
+
+def classes_and_noise(model, classes, n: int = 8, last: int = 20) -> Explorer:
+    """Samples of a conditional GAN: a slider for the class, one for which noise is drawn, one for how far out it reaches.
+
+    classes: the names of the classes. Truncation multiplies the noise: nearer to 0 samples are more typical, and more alike.
+    """
+    _check_classes(model, classes)
+    noises = [_noise(model, n, seed) for seed in range(last + 1)]
+
+    def draw(model, label, noise, truncation):
+        images = model.decode(truncation * noises[noise], torch.full((n,), label, device=noises[noise].device))
+        return plots.grid(images, columns=8, scale=_scale(images)), f"{n} samples of {classes[label]}, noise {noise} multiplied by {truncation:.2f}"
+
+    controls = {"label": _slider("class", min(3, len(classes) - 1), 0, len(classes) - 1, 1, widgets.IntSlider)}
+    controls["noise"] = _slider("noise", 0, 0, last, 1, widgets.IntSlider)
+    return Explorer(model, draw, controls | {"truncation": _slider("truncation", 1.0, 0.0, 2.0, 0.05)})
+
+
+def morph(model, classes, n: int = 6, seed: int = 0) -> Explorer:
+    """Within a class and between two: n samples of a conditional GAN on their way to n others.
+
+    The noise moves along an arc, the class along a line between the learned vectors of two labels, each by its own slider.
+    """
+    _check_classes(model, classes)
+    start, end = _noise(model, n, seed), _noise(model, n, seed + 1)
+
+    def draw(model, first, second, towards, noise):
+        a, b = (torch.full((n,), label, device=start.device) for label in (first, second))
+        images = model.blend(slerp(start, end, noise), a, b, towards)
+        return plots.grid(
+            images, columns=n, scale=_scale(images)
+        ), f"{towards:.0%} of the way from {classes[first]} to {classes[second]}; noise {noise:.0%} of its own"
+
+    last = len(classes) - 1
+    controls = {name: _slider(name, min(value, last), 0, last, 1, widgets.IntSlider) for name, value in (("first", 3), ("second", 8))}
+    return Explorer(model, draw, controls | {name: _slider(name, value, 0.0, 1.0, 0.05) for name, value in (("towards", 0.5), ("noise", 0.0))})
+
+
+def growth(model, n: int = 8, seed: int = 0) -> Explorer:
+    """A ProGAN at each of its stages: the resolution and how far its newest layers are faded in, by hand."""
+    noise, size = _noise(model, n, seed), model.config.image_shape[1:]
+
+    def draw(model, stage, alpha):
+        resolution = model.resolutions[stage]
+        images = torch.nn.functional.interpolate(model.decode(noise, resolution=resolution, alpha=alpha), size=size)
+        what = "the stage before, enlarged" if alpha == 0 and stage else "between two stages" if alpha < 1 and stage else "this stage alone"
+        return plots.grid(images, columns=n, scale=_scale(images)), f"{resolution} pixels high, α = {alpha:.2f}: {what}"
+
+    last = len(model.resolutions) - 1
+    return Explorer(model, draw, {"stage": _slider("stage", last, 0, last, 1, widgets.IntSlider), "alpha": _slider("α", 1.0, 0.0, 1.0, 0.05)})
 
 
 def interpolation(model, first, second) -> Explorer:
@@ -233,6 +283,11 @@ def slerp(a, b, t: float):
     unit_a, unit_b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
     angle = (unit_a * unit_b).sum(1, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def _check_classes(model, classes):
+    if model.config.classes != len(classes):
+        raise UserError(f"{len(classes)} names of classes were given: this model has {model.config.classes or 'none'}.")
 
 
 def _scale(images):

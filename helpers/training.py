@@ -22,6 +22,8 @@ from helpers import UserError, data
 from helpers.autoencoders import FVAE, TCVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, TCVAEConfig, VAEConfig
 from helpers.classifier import Classifier, ClassifierConfig
 from helpers.flows import RealNVP, RealNVPConfig
+from helpers.gans import GAN, GANConfig, Player, ProGAN, ProGANConfig, sides
+from helpers.layers import check_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "weights"
@@ -29,7 +31,6 @@ RESULTS = ROOT / "results"
 
 CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 30))  # what a killed run can lose at most
 CHECK_STEPS = 10  # between looks at the losses: each look makes the processor wait for the device
-REPORT = "epoch {epoch:g}: train {train_loss:.4f}, validation {validation_loss:.4f}, {seconds:.0f} s"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
 
     model: has loss(images, labels) -> dict of terms with their total under "loss", config, regions(), and where its
     first weights depend on data initialize(images, labels), and where something is left to do at the end finish(images).
-    It finds the number of the step in its attribute `step`.
+    It finds the number of the step in its attribute `step`. Of several networks that play against each other it has
+    players(), each with a loss of its own; a term of player "generator" is recorded as "generator_...", and of the terms
+    in `watched` the lowest value too. after_step() is called where it exists, and what alarm(means) says is told and recorded.
     folder: where the checkpoint is kept; None keeps none. resume: go on from the checkpoint there.
     on_report(model, epoch): called with each report, and at the start with epoch 0; what it draws at random does not
     change the training. With several reports an epoch, `epoch` is a fraction.
@@ -117,25 +120,30 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     steps_per_epoch = len(images) // batch_size
     total_steps = config.epochs * steps_per_epoch
     precision = pick_precision(device) if config.precision == "auto" else config.precision
-    if hasattr(model, "check_labels") and model.config.classes:
-        model.check_labels(labels, len(images))
+    if getattr(model.config, "classes", 0):
+        check_labels(model, labels, len(images))
+    players = model.players() if hasattr(model, "players") else [Player("", model, model.loss)]
+    watched = getattr(model, "watched", ("loss",))
 
-    def losses(batch_images, batch_labels):
+    def losses(player, batch_images, batch_labels):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return model.loss(batch_images, batch_labels)
+            return player.loss(batch_images, batch_labels)
 
     torch.manual_seed(config.seed)
     model.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type in ("cuda", "cpu"))
+    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": device.type in ("cuda", "cpu")}
+    optimizers = [torch.optim.AdamW(player.network.parameters(), betas=player.betas, **settings) for player in players]
     identity = {"model": type(model).__name__, "model_config": asdict(model.config), "train_config": asdict(config), "dataset": dataset.name}
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they will in the checkpoint
-    step, reported, seconds, sums, rows = 0, 0, 0.0, {}, []
+    step, reported, seconds, sums, lowest, rows, alarms = 0, 0, 0.0, {}, {}, [], []
     checkpoint = Path(folder) / "checkpoint.pt" if folder else None
     if resume and checkpoint and checkpoint.exists():
         state = load_checkpoint(checkpoint, identity)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, reported, seconds, sums, rows = (state[key] for key in ("step", "reported", "seconds", "sums", "epochs"))
+        for optimizer, found in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(found)
+        kept = ("step", "reported", "seconds", "sums", "lowest", "epochs", "alarms")
+        step, reported, seconds, sums, lowest, rows, alarms = (state[key] for key in kept)
         set_rng_state(state["rng"])
     elif hasattr(model, "initialize"):
         model.initialize(images[:1_000], labels[:1_000])
@@ -144,14 +152,17 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     if config.compile:
         started, rng = time.perf_counter(), rng_state()
         compiled = compile_model(model)
-        losses(images[:batch_size], labels[:batch_size])["loss"].backward()  # the first call is the one that compiles
-        optimizer.zero_grad()
+        with rehearsal(model):
+            for player, optimizer in zip(players, optimizers, strict=True):
+                losses(player, images[:batch_size], labels[:batch_size])["loss"].backward()  # the first call is the one that compiles
+                optimizer.zero_grad()
         set_rng_state(rng)
         compile_seconds = time.perf_counter() - started
 
     def save():
-        state = {"identity": identity, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng_state()}
-        state |= {"step": step, "reported": reported, "seconds": seconds + time.perf_counter() - started, "sums": sums, "epochs": rows}
+        state = {"identity": identity, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "rng": rng_state()}
+        state |= {"step": step, "reported": reported, "seconds": seconds + time.perf_counter() - started}
+        state |= {"sums": sums, "lowest": lowest, "epochs": rows, "alarms": alarms}
         write_atomically(checkpoint, lambda file: torch.save(state, file))
         return time.perf_counter()
 
@@ -165,27 +176,40 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
         epoch, i = divmod(step, steps_per_epoch)
         if i == 0 or order is None:
             order = data.epoch_order(len(images), config.seed, epoch).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config.warmup_steps, total_steps, config.schedule)
+        rate = config.learning_rate * schedule(step, config.warmup_steps, total_steps, config.schedule)
         index = order[i * batch_size : (i + 1) * batch_size]
+        batch_images, batch_labels = images[index], labels[index]
         model.step = step  # for what a loss schedules
-        terms = losses(images[index], labels[index])
-        optimizer.zero_grad()
-        terms["loss"].backward()
-        terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
+        terms = {}
+        for player, optimizer in zip(players, optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = player.rate * rate
+            found = losses(player, batch_images, batch_labels)
+            optimizer.zero_grad()
+            found["loss"].backward()
+            found["gradient_norm"] = torch.nn.utils.clip_grad_norm_(player.network.parameters(), config.clip_norm)
+            optimizer.step()
+            terms |= {f"{player.name}_{name}".lstrip("_"): term.detach() for name, term in found.items()}
+        if hasattr(model, "after_step"):
+            model.after_step()
         step += 1
-        pending.append({name: term.detach() for name, term in terms.items()})
+        pending.append(terms)
         report = step * config.reports_per_epoch // steps_per_epoch > (step - 1) * config.reports_per_epoch // steps_per_epoch
         if report or len(pending) == CHECK_STEPS:
-            last = collect(pending, sums, step, checkpoint)
+            last = collect(pending, sums, lowest, step, checkpoint)
             bar.update(len(pending))
-            bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {last:.3f}", refresh=False)
+            numbers = ", ".join(f"{name.replace('_', ' ')} {last[name]:.3f}" for name in watched)
+            bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, {numbers}", refresh=False)
             pending = []
+            if hasattr(model, "alarm") and (message := model.alarm(last)):
+                alarms.append({"step": step, "what": message})
+                tqdm.write(f"step {step}: {message}")
         if report:
             row = {"epoch": round(step / steps_per_epoch, 2), "step": step}
             row |= {f"train_{name}": total / (step - reported) for name, total in sums.items()}
-            sums, reported = {}, step
+            if len(players) > 1:
+                row |= {f"lowest_{name}": lowest[name] for name in watched}
+            sums, lowest, reported = {}, {}, step
             with aside(config.seed, model):
                 row |= {f"validation_{name}": value for name, value in validate(model, dataset, config).items()}
                 row["seconds"] = round(seconds + time.perf_counter() - started, 1)
@@ -193,25 +217,41 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
                 if on_report:
                     on_report(model, row["epoch"])
             if progress and (config.epochs == 1 or row["epoch"] % 1 == 0):  # of a long run one line an epoch
-                tqdm.write(REPORT.format(**row))
+                numbers = [f"{n.replace('_', ' ')}: train {row['train_' + n]:.4f}, validation {row['validation_' + n]:.4f}" for n in watched]
+                tqdm.write(f"epoch {row['epoch']:g}: {'; '.join(numbers).removeprefix('loss: ')}, {row['seconds']:.0f} s")
         if checkpoint and not pending and (report or time.perf_counter() - saved > CHECKPOINT_SECONDS):
             saved = save()
     bar.close()
     if hasattr(model, "finish"):
         with aside(config.seed, model):
             model.finish(images)
-    return identity | {
-        "seed": config.seed,
-        "parameters": count_parameters(model),
-        "train_images": len(images),
-        "device": device_name(device),
-        "precision": precision,
-        "compiled": compiled,
-        "seconds": round(seconds + time.perf_counter() - started, 1),
-        "compile_seconds": round(compile_seconds, 1),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "epochs": rows,
-    }
+    return (
+        identity
+        | {
+            "seed": config.seed,
+            "parameters": count_parameters(model),
+            "train_images": len(images),
+            "device": device_name(device),
+            "precision": precision,
+            "compiled": compiled,
+            "seconds": round(seconds + time.perf_counter() - started, 1),
+            "compile_seconds": round(compile_seconds, 1),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "epochs": rows,
+        }
+        | ({"alarms": alarms} if alarms else {})
+    )
+
+
+@contextlib.contextmanager
+def rehearsal(model):
+    """A step of training that leaves no trace in the model's buffers, such as running means."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before[name])
 
 
 def schedule(step: int, warmup: int, total: int, kind: str = "cosine") -> float:
@@ -220,8 +260,8 @@ def schedule(step: int, warmup: int, total: int, kind: str = "cosine") -> float:
     return min(1.0, (step + 1) / max(1, warmup)) * decay
 
 
-def collect(pending, sums, step, checkpoint) -> float:
-    """Add the terms of the last steps to `sums`, or raise if one is not finite; return the mean loss."""
+def collect(pending, sums, lowest, step, checkpoint) -> dict[str, float]:
+    """Add the terms of the last steps to `sums`, keep the `lowest`, or raise if one is not finite; return their means."""
     names = list(pending[0])
     table = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in pending]).double().cpu()
     if not table.isfinite().all():
@@ -234,7 +274,9 @@ def collect(pending, sums, step, checkpoint) -> float:
         )
     for name, total in zip(names, table.sum(dim=0).tolist(), strict=True):
         sums[name] = sums.get(name, 0.0) + total
-    return table[:, names.index("loss")].mean().item()
+    for name, least in zip(names, table.amin(dim=0).tolist(), strict=True):
+        lowest[name] = min(least, lowest.get(name, math.inf))
+    return dict(zip(names, table.mean(dim=0).tolist(), strict=True))
 
 
 def validate(model, dataset, config) -> dict[str, float]:
@@ -266,7 +308,8 @@ def aside(seed: int = 0, model=None):
 
 
 def count_parameters(model) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    """How many weights a model learns; those of a running average are copies."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("averaged."))
 
 
 # ---------------------------------------------------------------------------------------------------- checkpoints
@@ -343,9 +386,12 @@ MODELS = {
     "fvae-8bit": (FVAE, FVAEConfig),
     "betavae": (VAE, VAEConfig),
     "tcvae": (TCVAE, TCVAEConfig),
+    "gan": (GAN, GANConfig),
+    "cgan": (GAN, GANConfig),
+    "progan": (ProGAN, ProGANConfig),
     "classifier": (Classifier, ClassifierConfig),
 }
-LABELLED = {"realnvp-conditional", "classifier"}  # these need to know how many classes there are
+LABELLED = {"realnvp-conditional", "cgan", "classifier"}  # these need to know how many classes there are
 PROFILES = ("smoke", "quick", "full")
 
 SMOKE = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-2, warmup_steps=5, compile=False, train_images=640, validation_images=100)
@@ -380,6 +426,22 @@ for profile in PROFILES:  # the models of notebook 03 are VAEs with one thing ch
     flows = {"where": "both", "features": 0 if profile == "smoke" else 32}
     RECIPES |= {("fvae", profile): (settings | flows, how), ("fvae-8bit", profile): (settings | flows | {"likelihood": "logistic"}, how)}
     RECIPES |= {(name, profile): (settings | {"latent": 10, "beta": 4.0}, how) for name in ("betavae", "tcvae")}
+# GANs: Adam without warm-up, weight decay or clipping
+GAME = TrainConfig(batch_size=32, learning_rate=5e-4, weight_decay=0.0, warmup_steps=0, clip_norm=1e6, compile=False, validation_images=500)
+GAME_SMOKE = replace(GAME, epochs=2, learning_rate=2e-3, train_images=640, validation_images=100)
+SIMPLE = {"network": "mlp", "width": 128, "dropout": 0.3}
+CRITIC = {"objective": "wgan-gp", "betas": (0.0, 0.9), "average": 0.999}
+RECIPES |= {
+    ("gan", "smoke"): (SIMPLE | {"width": 32, "latent": 16}, GAME_SMOKE),
+    ("gan", "quick"): (SIMPLE, replace(GAME, epochs=2, reports_per_epoch=2)),
+    ("gan", "full"): (SIMPLE | {"width": 256}, replace(GAME, epochs=40)),
+    ("cgan", "smoke"): (CRITIC | {"width": 8, "latent": 16}, GAME_SMOKE),
+    ("cgan", "quick"): (CRITIC, replace(GAME, epochs=1, reports_per_epoch=4)),
+    ("cgan", "full"): (CRITIC | {"width": 64}, replace(GAME, epochs=40)),
+    ("progan", "smoke"): (CRITIC | {"width": 8, "latent": 16}, GAME_SMOKE),
+    ("progan", "quick"): (CRITIC | {"width": 16}, replace(GAME, epochs=1, learning_rate=1e-3)),
+    ("progan", "full"): (CRITIC | {"width": 64}, replace(GAME, epochs=60, learning_rate=1e-3)),
+}
 RECIPES |= {("realnvp-conditional", profile): RECIPES["realnvp", profile] for profile in PROFILES}
 RECIPES |= {("vae-8bit", profile): (RECIPES["vae", profile][0] | {"likelihood": "logistic"}, RECIPES["vae", profile][1]) for profile in PROFILES}
 
@@ -414,6 +476,10 @@ def recipe(model: str, profile: str, dataset, **changes):
     kind, model_config = MODELS[model]
     if kind is TCVAE:
         settings = settings | {"images": len(dataset.train_images)}
+    if kind is ProGAN:  # every stage as long as the others, the last one twice
+        images = len(dataset.train_images[: train_config.train_images])
+        stages = len(sides(ProGANConfig(dataset.image_shape)))
+        settings = settings | {"stage_steps": max(1, train_config.epochs * (images // train_config.batch_size) // (stages + 1))}
     if model in LABELLED:
         settings = settings | {"classes": round(len(dataset.classes) ** (1 / dataset.parts)), "parts": dataset.parts}
     torch.manual_seed(check_seed(train_config.seed))

@@ -1,6 +1,6 @@
 """The recorded experiments: what the notebooks compare with what, under which budget, and what is measured.
 
-The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py, those of 03 in latents.py.
+The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py, those of 03 in latents.py, those of 04 in gans.py.
 
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
 looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
@@ -21,14 +21,16 @@ from PIL import Image, PngImagePlugin
 
 from helpers import UserError, data, disentanglement, metrics, plots, training
 from helpers.autoencoders import FVAE, TCVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, TCVAEConfig, VAEConfig
-from helpers.experiments import autoencoders, flows, latents
+from helpers.experiments import autoencoders, flows, gans, latents
 from helpers.experiments.row import SEEDS, Row
 from helpers.flows import RealNVP
+from helpers.gans import GAN, GANConfig, ProGAN, ProGANConfig
 from helpers.ladder import FlatConfig, FlatFlow, LadderConfig, LadderRealNVP
 
-EXPERIMENTS = flows.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS
+EXPERIMENTS = flows.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
 MEASUREMENTS = flows.MEASUREMENTS
 KINDS = {LadderConfig: LadderRealNVP, FlatConfig: FlatFlow, AutoencoderConfig: Autoencoder, VAEConfig: VAE, FVAEConfig: FVAE, TCVAEConfig: TCVAE}
+KINDS |= {GANConfig: GAN, ProGANConfig: ProGAN}
 PICTURED = {"legibility", "pixels", "pictures"}  # what is measured of samples: they are kept
 SAMPLES = 1_000  # of which legibility is measured
 
@@ -100,11 +102,14 @@ def train_row(row: Row, dataset, device):
     model = build(row, row.train.seed).to(device)
     where = {"device": training.device_name(device), "versions": {"python": platform.python_version(), "torch": torch.__version__}}
     started = time.perf_counter()
+    watch = metrics.CollapseWatch(metrics.judge(dataset.name, device), dataset.test_images) if isinstance(model, GAN) else None
     try:
-        record = training.fit(model, dataset, row.train, progress=False)
+        record = training.fit(model, dataset, row.train, progress=False, on_report=watch)
     except training.NonFiniteLoss as error:
         return model.eval(), where | {"seconds": round(time.perf_counter() - started, 1), "stopped": str(error), "metrics": {}}
-    found = {key: record[key] for key in ("seconds", "compile_seconds", "compiled", "precision", "epochs")}
+    found = {key: record[key] for key in ("seconds", "compile_seconds", "compiled", "precision", "epochs", "alarms") if key in record}
+    if watch:
+        found["variety"] = [{key: round(value, 4) for key, value in row.items()} for row in watch.rows]
     return model.eval(), where | found | {"metrics": measure(row, model, dataset)}
 
 
@@ -113,6 +118,8 @@ def measure(row: Row, model, dataset) -> dict:
     judge = metrics.judge(dataset.name, dataset.test_images.device)
     if isinstance(model, RealNVP):
         found = measure_flow(model, dataset, judge)
+    elif isinstance(model, GAN):
+        found = metrics.sample_quality(model, dataset, dataset.test_images, floor=False)  # it is the same for every row
     elif isinstance(model, VAE):
         found = metrics.evaluate_vae(model, dataset.test_images)
         found |= measure_latents(row, model, dataset)
@@ -121,7 +128,7 @@ def measure(row: Row, model, dataset) -> dict:
     if "legibility" in row.measure:
         for temperature in (0.8, 1.0):
             with training.aside(0):
-                images = model.sample(SAMPLES, temperature, every_label(model, SAMPLES)).nan_to_num(0)
+                images = model.sample(SAMPLES, temperature, metrics.in_turn(model, SAMPLES)).nan_to_num(0)
             parts = torch.cat(images.chunk(dataset.parts, dim=3))
             found[f"legibility_at_{temperature}"] = metrics.legibility(judge, parts)
     if "pixels" in row.measure:
@@ -169,13 +176,6 @@ def measure_flow(model, dataset, judge) -> dict:
     return found
 
 
-def every_label(model, n: int):
-    """Labels (n,) of a conditional model, each in turn; None for one that takes none."""
-    if not getattr(model.config, "classes", 0):
-        return None
-    return torch.arange(n, device=next(model.parameters()).device) * 37 % model.config.classes**model.config.parts
-
-
 EDGES = (-0.5, 1.5, 80)  # of the histogram of pixel values: lowest, highest, bins
 
 
@@ -192,14 +192,14 @@ def pixels(model, images, n: int = 500) -> dict:
 
 def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
     """A row of images for each label into results/NAME.png: the first n samples at temperatures 1 and 0.8, or of an autoencoder
-    the first n test images as it rebuilds them."""
+    the first n test images as it rebuilds them. All of one size, grey or all in colour."""
     path = training.RESULTS / f"{name}.png"
     kept = pictures(name) if path.exists() else {}
     for kind in ("rebuilt",) if isinstance(model, Autoencoder) else (1.0, 0.8):
         with training.aside(0):  # the same latents at both temperatures
-            images = model.decode(model.encode(dataset.test_images[:n])) if kind == "rebuilt" else model.sample(n, kind, every_label(model, n))
-        kept[f"{label} @ {kind}"] = torch.from_numpy(plots.to_uint8(images.nan_to_num(0)))[..., 0]
-    rows = torch.cat([images.transpose(0, 1).flatten(1) for images in kept.values()])
+            images = model.decode(model.encode(dataset.test_images[:n])) if kind == "rebuilt" else model.sample(n, kind, metrics.in_turn(model, n))
+        kept[f"{label} @ {kind}"] = torch.from_numpy(plots.to_uint8(images.nan_to_num(0)))
+    rows = torch.cat([images.transpose(0, 1).flatten(1, 2) for images in kept.values()]).squeeze(-1)
     labels = PngImagePlugin.PngInfo()
     labels.add_text("rows", json.dumps(list(kept)))
     training.write_atomically(path, lambda file: Image.fromarray(rows.numpy()).save(file, format="PNG", pnginfo=labels))
@@ -207,7 +207,7 @@ def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
 
 def keep_weights(name: str, label: str, model, result: dict) -> None:
     """The model of a row into runs/NAME/LABEL, as `python -m helpers train` leaves one: ready for `python -m helpers ship`."""
-    folder, row = Path("runs") / name / label, result["row"]
+    folder, row = Path("runs") / name / label.replace(": ", "-").replace(" ", "-"), result["row"]
     record = {key: result[key] for key in ("parameters", "device", "versions", "seconds", "compiled", "precision", "epochs")}
     record["metrics"] = {key: value for key, value in result["metrics"].items() if not isinstance(value, list | dict)}
     record |= {"model": training.name_of(model), "model_config": row["config"], "train_config": row["train"], "dataset": row["dataset"]}
@@ -228,10 +228,11 @@ def load(name: str) -> dict:
 
 
 def pictures(name: str) -> dict[str, torch.Tensor]:
-    """ "label @ temperature" -> recorded grey images, uint8 (12, H, W)."""
+    """ "label @ temperature" -> recorded images, uint8 (12, H, W, C)."""
     with Image.open(training.RESULTS / f"{name}.png") as picture:
         labels = json.loads(picture.text["rows"])
         pixels = torch.from_numpy(np.array(picture))
+    pixels = pixels.view(*pixels.shape[:2], -1)
     return {label: row.unflatten(1, (12, -1)).transpose(0, 1) for label, row in zip(labels, pixels.chunk(len(labels)), strict=True)}
 
 
@@ -282,6 +283,6 @@ def effects(names: tuple[str, ...], changes: dict[str, tuple[str, str]], metric:
 
 def show_pictures(name: str, kind: float | str = 0.8):
     """A figure of the recorded images of seed 0, a row a label: samples at temperature 0.8 or 1.0, or images "rebuilt"."""
-    strips = {label.split(" @ ")[0]: images[:, None] for label, images in pictures(name).items() if label.endswith(f"@ {kind}")}
+    strips = {label.split(" @ ")[0]: images.permute(0, 3, 1, 2) for label, images in pictures(name).items() if label.endswith(f"@ {kind}")}
     what = "test images, rebuilt" if kind == "rebuilt" else f"recorded samples of seed 0 at temperature {kind}, unselected"
     return plots.rows(strips, f"{name}: {what}")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from helpers.autoencoders import AutoencoderConfig
+from helpers.gans import GANConfig
 from helpers.ladder import FlatConfig, LadderConfig
 from helpers.training import TrainConfig
 
@@ -16,7 +17,7 @@ SEEDS = (0, 1, 2)
 class Row:
     """One row of a comparison: a configuration, how to train it, on what."""
 
-    config: LadderConfig | FlatConfig | AutoencoderConfig  # which those of all VAEs are too
+    config: LadderConfig | FlatConfig | AutoencoderConfig | GANConfig  # those of all VAEs and GANs are such, too
     train: TrainConfig = BUDGET
     dataset: str = "mnist"
     # Besides the loss: legibility, pixels, pictures (with each of these pictures are kept); nll, attributes, factors; weights.

@@ -1,0 +1,68 @@
+"""The comparisons of notebook 04: how a GAN collapses and what mends it, objectives, and growing."""
+
+from dataclasses import replace
+
+from helpers.experiments.row import SEEDS, Row
+from helpers.gans import GANConfig, ProGANConfig
+from helpers.training import TrainConfig
+
+PLAIN = {"schedule": "constant", "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1e6, "compile": False, "validation_images": 500}
+
+
+def collapse() -> dict[str, Row]:
+    """A fully connected GAN that collapses, one change at a time, and all of them together; 10 epochs each."""
+    train = TrainConfig(epochs=10, batch_size=128, learning_rate=1e-3, **PLAIN)
+    base = GANConfig(network="mlp", width=128, generator_norm=False, betas=(0.9, 0.999))
+    cure = {"dropout": 0.3, "generator_norm": True, "betas": (0.5, 0.999)}
+    ways = {
+        "as it was": ({}, {}),
+        "minimax": ({"objective": "minimax"}, {}),
+        "dropout in D": ({"dropout": 0.3}, {}),
+        "batch norm in G": ({"generator_norm": True}, {}),
+        "Adam's first beta 0.5": ({"betas": (0.5, 0.999)}, {}),
+        "learning rate 0.0002": ({}, {"learning_rate": 2e-4}),
+        "all of these": (cure, {"learning_rate": 2e-4}),
+        "all of these, minimax": (cure | {"objective": "minimax"}, {"learning_rate": 2e-4}),
+    }
+    kept = ("pictures", "weights")
+    rows = {f"mnist: {way}": Row(replace(base, **model), replace(train, **how), measure=kept) for way, (model, how) in ways.items()}
+    for way in ("as it was", "all of these"):
+        rows[f"fashion: {way}"] = replace(rows[f"mnist: {way}"], dataset="fashion")
+    return rows
+
+
+def objectives() -> dict[str, Row]:
+    """Conditional GANs of the same networks and budget: what the discriminator and the generator are trained for, and how the label gets in."""
+    train = TrainConfig(epochs=1, batch_size=32, learning_rate=5e-4, **PLAIN)
+    conv, mlp = GANConfig(classes=10), GANConfig(classes=10, network="mlp", width=128)
+    matching = {
+        "adversarial": {},
+        "feature matching alone": {"adversarial": 0.0, "feature_matching": 1.0},
+        "adversarial + 10 feature matching": {"feature_matching": 10.0},
+    }
+    others = {
+        "WGAN-GP": {"objective": "wgan-gp", "betas": (0.0, 0.9)},
+        "hinge, spectral norm": {"objective": "hinge", "spectral_norm": True},
+    }
+    ways = matching | others | {"adversarial, label as a channel": {"told": "channel"}}
+    rows = {f"mnist, conv: {way}": Row(replace(conv, **change), train, measure=("pictures",)) for way, change in ways.items()}
+    rows |= {f"mnist, mlp: {way}": Row(replace(mlp, **change), train, measure=("pictures",)) for way, change in matching.items()}
+    for way, change in (matching | {"WGAN-GP": others["WGAN-GP"]}).items():
+        rows[f"fashion, conv: {way}"] = Row(replace(conv, **change), train, "fashion", measure=("pictures",))
+    return rows
+
+
+def growing() -> dict[str, Row]:
+    """Progressive growing on CIFAR-10: new layers faded in, switched in hard, and the whole network from the start, for as many steps."""
+    train = TrainConfig(epochs=1, batch_size=32, learning_rate=1e-3, train_images=32_000, **PLAIN)
+    stage = 200
+    config = ProGANConfig((3, 32, 32), width=16, objective="wgan-gp", betas=(0.0, 0.99), average=0.99, stage_steps=stage)
+    ways = {"fade-in": {}, "hard switch": {"fade": 0.0}, "full size from the start": {"fade": 0.0, "stage_steps": 1}}
+    return {way: Row(replace(config, **change), train, "cifar10", measure=("pictures",)) for way, change in ways.items()}
+
+
+EXPERIMENTS = {
+    "collapse": (collapse, SEEDS),
+    "objectives": (objectives, SEEDS),
+    "growing": (growing, SEEDS),
+}
