@@ -454,14 +454,17 @@ class Growing(nn.Module):
 
 
 class GrowingGenerator(Growing):
-    """Noise (N, latent) to images (N, C, H, W) in [-1, 1] at the resolution of the stage reached."""
+    """Noise (N, latent) to images (N, C, H, W) in [-1, 1] at the resolution of the stage reached.
+
+    Unlike the paper's it doesn't scale the noise to one length: then noise could not be truncated.
+    """
 
     def __init__(self, config: ProGANConfig):
         super().__init__(config)
         height, width = self.sides[0]
         act = nn.LeakyReLU(0.2)
         start = EqualLinear(config.latent, self.channels[0] * height * width, gain=0.125)  # a 16th of He's variance, as in the paper's code
-        first = [PixelNorm(), start, nn.Unflatten(1, (self.channels[0], height, width)), act, PixelNorm()]
+        first = [start, nn.Unflatten(1, (self.channels[0], height, width)), act, PixelNorm()]
         self.blocks = nn.ModuleList([nn.Sequential(*first, EqualConv(self.channels[0], self.channels[0]), act, PixelNorm())])
         for a, b in zip(self.channels, self.channels[1:], strict=False):
             self.blocks.append(nn.Sequential(EqualConv(a, b), act, PixelNorm(), EqualConv(b, b), act, PixelNorm()))

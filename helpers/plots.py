@@ -89,6 +89,20 @@ def curves(epochs: list[dict], title: str, unit: str, reference: dict | None = N
     return figure
 
 
+def lines(rows: dict, title: str, unit: str, reference: dict | None = None, axis=None):
+    """Numbers by epoch: `rows`, label -> list of (epoch, value); `reference`: label -> value, drawn as horizontal lines."""
+    if axis is None:
+        figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    for label, points in rows.items():
+        axis.plot(*zip(*points, strict=True), "o-", markersize=3, label=label)
+    for i, (label, value) in enumerate((reference or {}).items()):
+        axis.axhline(value, color=f"C{i}", linestyle="--", label=f"{label}: {value:.2f}")
+    axis.set(xlabel="epoch", ylabel=unit, title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return axis.figure
+
+
 def scatter_map(codes, labels, classes, size: int = 360):
     """A map of codes (N, 2) coloured by class, as a PIL image, and a function from a code to its pixel there."""
     figure = plt.figure(figsize=(size / 100 * 1.3, size / 100), dpi=100)

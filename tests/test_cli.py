@@ -132,6 +132,27 @@ def test_a_chosen_class(told, tmp_path):
     assert run("sample", told, "--count", 4, "--out", out) == 0  # every class in turn
 
 
+def test_a_label_for_each_sample(told, tmp_path, capsys):
+    out = tmp_path / "three.png"
+    assert run("sample", told, "--labels", "7, 7,1", "--out", out) == 0
+    assert "3 samples" in capsys.readouterr().out and Image.open(out).size == (2 * 18 + 2, 2 * 18 + 2)
+    assert run("sample", told, "--labels", "7,1", "--count", "5", "--out", out) == 1
+    assert "2 labels were given for 5 samples" in capsys.readouterr().err
+    assert run("sample", told, "--labels", "7,ten", "--out", out) == 1
+    assert "no class 'ten'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["gan", "cgan", "progan"])
+def test_gans_are_trained_measured_and_drawn(model, tmp_path, capsys):
+    assert run("train", model, "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--folder", tmp_path) == 0
+    assert run("sample", tmp_path / "model.safetensors", "--count", "4", "--out", tmp_path / "four.png") == 0
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["model"] == model and "train_discriminator_loss" in record["epochs"][0] and "lowest_discriminator_loss" in record["epochs"][0]
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "model.safetensors", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 297
+
+
 def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
     plain, _ = training.load_model(trained / "model.safetensors")
     model, _ = training.recipe("realnvp-conditional", "smoke", data.load("digits"))

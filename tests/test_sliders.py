@@ -9,8 +9,17 @@ from PIL import Image
 
 from helpers import UserError, data, sliders
 from helpers.autoencoders import FVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, VAEConfig
+from helpers.gans import GAN, GANConfig, ProGAN, ProGANConfig
 
 CURVE = {"β = 1": (20.0, 80.0), "β = 4": (8.0, 110.0)}
+
+
+def told():
+    return stir(GAN(GANConfig((1, 8, 8), classes=10, latent=4, width=4))).eval()
+
+
+def grown():
+    return stir(ProGAN(ProGANConfig((3, 16, 16), latent=4, width=4))).eval()
 
 
 def explorers():
@@ -29,6 +38,13 @@ def explorers():
         "dimensions, image": (sliders.dimensions(both["VAE"], many, [0]), "image", 3),
         "rate and distortion": (sliders.rate_distortion({"β = 1": both["VAE"], "β = 4": bent}, many, CURVE), "beta", 0),
         "f-VAE": (sliders.temperature(bent, n=4), "temperature", 0.1),
+        "GAN, class": (sliders.classes_and_noise(told(), data.FASHION, n=4), "label", 8),
+        "GAN, noise": (sliders.classes_and_noise(told(), data.FASHION, n=4), "noise", 5),
+        "GAN, truncation": (sliders.classes_and_noise(told(), data.FASHION, n=4), "truncation", 0.2),
+        "between classes": (sliders.morph(told(), data.DIGITS, n=3), "towards", 0.9),
+        "within a class": (sliders.morph(told(), data.DIGITS, n=3), "noise", 0.6),
+        "stage": (sliders.growth(grown(), n=3), "stage", 1),
+        "ProGAN, truncation": (sliders.temperature(grown(), n=3, highest=2.0), "temperature", 0.3),
         "temperature": (sliders.temperature(model, n=4), "temperature", 1.1),
         "interpolation": (sliders.interpolation(model, *images), "position", 0.2),
         "class": (sliders.chosen(tiny_flow(classes=10).eval(), data.DIGITS, n=4), "class", 8),
@@ -141,6 +157,29 @@ def test_the_cross_is_on_the_curve():
         assert explorer.caption.value.startswith(label)
     with pytest.raises(UserError, match="β = 4 but points β = 1"):
         sliders.rate_distortion({"β = 4": models["β = 4"]}, images, {"β = 1": (1.0, 2.0)})
+
+
+def test_fading_in_by_hand():
+    """At α = 0 a stage shows what the one before shows, and the model itself stays fully grown."""
+    explorer = sliders.growth(grown(), n=3)
+    stage, alpha = explorer.controls.values()
+    stage.value, alpha.value = 1, 1.0
+    before = explorer.picture.value
+    stage.value, alpha.value = 2, 0.0
+    assert explorer.picture.value == before and "the stage before" in explorer.caption.value
+    alpha.value = 0.5
+    assert explorer.picture.value != before and "between two stages" in explorer.caption.value
+    assert (explorer.model.generator.stage, explorer.model.generator.alpha) == (2, 1.0)
+
+
+def test_morphing_ends_at_the_classes():
+    explorer = sliders.morph(told(), data.DIGITS, n=3)
+    explorer.controls["first"].value, explorer.controls["second"].value, explorer.controls["towards"].value = 2, 7, 1.0
+    expected = explorer.model.decode(sliders._noise(explorer.model, 3, 0), torch.full((3,), 7))
+    assert explorer.image.tobytes() == sliders.plots.grid(expected, columns=3, scale=10).tobytes()
+    for explore in (sliders.morph, sliders.classes_and_noise):
+        with pytest.raises(UserError, match="3 names of classes were given: this model has 10"):
+            explore(told(), ("a", "b", "c"))
 
 
 def test_directions_of_the_wrong_size():
