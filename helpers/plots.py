@@ -92,7 +92,7 @@ def curves(epochs: list[dict], title: str, unit: str, reference: dict | None = N
 def lines(rows: dict, title: str, unit: str, reference: dict | None = None, axis=None):
     """Numbers by epoch: `rows`, label -> list of (epoch, value); `reference`: label -> value, drawn as horizontal lines."""
     if axis is None:
-        figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        _, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for label, points in rows.items():
         axis.plot(*zip(*points, strict=True), "o-", markersize=3, label=label)
     for i, (label, value) in enumerate((reference or {}).items()):
