@@ -22,9 +22,12 @@ def describe(metrics) -> str:
 
 def train(args):
     profile = training.pick_profile(args.profile)
-    changes = {"seed": args.seed} | ({"epochs": args.epochs} if args.epochs is not None else {})
-    if args.epochs is not None and args.epochs < 1:
-        raise UserError(f"{args.epochs} epochs were asked for: ask for at least 1.")
+    changes = {"epochs": args.epochs, "train_images": args.images}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    for name, value in changes.items():
+        if value < 1:
+            raise UserError(f"{value} {name.replace('_', ' ')} were asked for: ask for at least 1.")
+    changes["seed"] = args.seed
     training.check_model(args.model)
     device = training.pick_device()
     dataset = data.load(args.dataset, device=device)
@@ -151,6 +154,7 @@ def parser():
     command.add_argument("--profile", help=f"{', '.join(training.PROFILES)} (default: what the hardware suggests)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--epochs", type=int, help="instead of the profile's")
+    command.add_argument("--images", type=int, help="how many training images, instead of the profile's")
     command.add_argument("--start", metavar="WEIGHTS", help="start from trained weights, as far as they fit, instead of at random")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     command.add_argument("--folder", help="where to keep checkpoint, weights and record")

@@ -439,7 +439,7 @@ RECIPES |= {
     ("cgan", "quick"): (CRITIC, replace(GAME, epochs=1, reports_per_epoch=4)),
     ("cgan", "full"): (CRITIC | {"width": 64}, replace(GAME, epochs=40)),
     ("progan", "smoke"): (CRITIC | {"width": 8, "latent": 16}, GAME_SMOKE),
-    ("progan", "quick"): (CRITIC | {"width": 16}, replace(GAME, epochs=1, learning_rate=1e-3)),
+    ("progan", "quick"): (CRITIC | {"width": 16, "average": 0.99}, replace(GAME, epochs=1, learning_rate=1e-3, train_images=16_000)),
     ("progan", "full"): (CRITIC | {"width": 64}, replace(GAME, epochs=60, learning_rate=1e-3)),
 }
 RECIPES |= {("realnvp-conditional", profile): RECIPES["realnvp", profile] for profile in PROFILES}

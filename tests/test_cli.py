@@ -95,6 +95,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         (("train", "realnvp", "--dataset", "mnits"), "no data set 'mnits'"),
         (("train", "realnvp", "--dataset", "digits", "--profile", "fast"), "no profile 'fast'"),
         (("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--epochs", "0"), "0 epochs"),
+        (("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--images", "-5"), "-5 train images"),
         (("evaluate", "nothing"), "no weights 'nothing'"),
         (("sample", "WEIGHTS", "--count", "0", "--out", "a.png"), "at least 1"),
         (("sample", "WEIGHTS", "--temperature", "-1", "--out", "a.png"), "-1.0"),
