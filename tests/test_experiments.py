@@ -8,6 +8,7 @@ import torch
 
 from helpers import UserError, experiments, training
 from helpers.autoencoders import AutoencoderConfig, VAEConfig
+from helpers.gans import GANConfig, ProGAN, ProGANConfig
 from helpers.ladder import LadderConfig
 from helpers.training import TrainConfig
 
@@ -77,6 +78,28 @@ def test_autoencoders_are_compared_too(tmp_path, monkeypatch):
     found = {row["label"]: row["metrics"] for row in experiments.run("both")["rows"]}
     assert found["ae"]["mse"] > 0 and found["vae"]["neg_elbo"] == pytest.approx(found["vae"]["reconstruction"] + found["vae"]["kl"])
     assert set(experiments.pictures("both")) == {"ae @ rebuilt", "vae @ 1.0", "vae @ 0.8"}
+
+
+def test_gans_are_compared_too(tmp_path, monkeypatch):
+    """Both players' losses are in the record, and of seed 0 the samples, also in colour."""
+
+    def game() -> dict:
+        """A GAN."""
+        return {"gan": experiments.Row(GANConfig((1, 8, 8), latent=4, width=4), TRAIN, "digits", measure=("pictures", "weights"))}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "game", (game, (0,)))
+    row = experiments.run("game")["rows"][0]
+    assert {"train_discriminator_loss", "train_generator_loss", "lowest_discriminator_loss"} <= set(row["epochs"][0])
+    assert experiments.pictures("game")["gan @ 1.0"].shape == (12, 8, 8, 1)
+    model, _ = training.load_model(tmp_path / "runs" / "game" / "gan" / "model.safetensors")
+    assert model.config == GANConfig((1, 8, 8), latent=4, width=4)
+    colour = ProGAN(ProGANConfig((3, 8, 8), latent=4, width=4)).eval()
+    experiments.keep_pictures("colour", "grown", colour, None)
+    with training.aside(0):
+        expected = experiments.plots.to_uint8(colour.sample(12))
+    assert torch.equal(experiments.pictures("colour")["grown @ 1.0"], torch.from_numpy(expected))
 
 
 def test_a_loss_that_is_not_finite_is_a_result(tmp_path, monkeypatch):

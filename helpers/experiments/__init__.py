@@ -28,7 +28,7 @@ from helpers.gans import GAN, GANConfig, ProGAN, ProGANConfig
 from helpers.ladder import FlatConfig, FlatFlow, LadderConfig, LadderRealNVP
 
 EXPERIMENTS = flows.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
-MEASUREMENTS = flows.MEASUREMENTS
+MEASUREMENTS = flows.MEASUREMENTS | gans.MEASUREMENTS
 KINDS = {LadderConfig: LadderRealNVP, FlatConfig: FlatFlow, AutoencoderConfig: Autoencoder, VAEConfig: VAE, FVAEConfig: FVAE, TCVAEConfig: TCVAE}
 KINDS |= {GANConfig: GAN, ProGANConfig: ProGAN}
 PICTURED = {"legibility", "pixels", "pictures"}  # what is measured of samples: they are kept
