@@ -26,7 +26,7 @@ def collapse() -> dict[str, Row]:
         "all of these": (cure, {"learning_rate": 2e-4}),
         "batch norm, WGAN-GP, averaged": (critic, {"learning_rate": 5e-4}),
     }
-    kept = ("pictures",)
+    kept = ("pictures", "weights")
     rows = {f"mnist: {way}": Row(replace(base, **model), replace(train, **how), measure=kept) for way, (model, how) in ways.items()}
     for way in ("as it was", "all of these", "batch norm, WGAN-GP, averaged"):
         rows[f"fashion: {way}"] = replace(rows[f"mnist: {way}"], dataset="fashion")
