@@ -429,12 +429,12 @@ for profile in PROFILES:  # the models of notebook 03 are VAEs with one thing ch
 # GANs: Adam without warm-up, weight decay or clipping
 GAME = TrainConfig(batch_size=32, learning_rate=5e-4, weight_decay=0.0, warmup_steps=0, clip_norm=1e6, compile=False, validation_images=500)
 GAME_SMOKE = replace(GAME, epochs=2, learning_rate=2e-3, train_images=640, validation_images=100)
-SIMPLE = {"network": "mlp", "width": 128, "dropout": 0.3}
 CRITIC = {"objective": "wgan-gp", "betas": (0.0, 0.9), "average": 0.999}
+SIMPLE = CRITIC | {"network": "mlp", "width": 128, "average": 0.99}
 RECIPES |= {
     ("gan", "smoke"): (SIMPLE | {"width": 32, "latent": 16}, GAME_SMOKE),
-    ("gan", "quick"): (SIMPLE, replace(GAME, epochs=2, reports_per_epoch=2)),
-    ("gan", "full"): (SIMPLE | {"width": 256}, replace(GAME, epochs=40)),
+    ("gan", "quick"): (SIMPLE, replace(GAME, epochs=3, batch_size=64, reports_per_epoch=2)),
+    ("gan", "full"): (SIMPLE | {"width": 256, "average": 0.999}, replace(GAME, epochs=60, batch_size=64)),
     ("cgan", "smoke"): (CRITIC | {"width": 8, "latent": 16}, GAME_SMOKE),
     ("cgan", "quick"): (CRITIC, replace(GAME, epochs=1, reports_per_epoch=4)),
     ("cgan", "full"): (CRITIC | {"width": 64}, replace(GAME, epochs=40)),

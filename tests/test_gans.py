@@ -177,7 +177,7 @@ def test_samples_are_drawn_with_the_average():
 def test_a_discriminator_that_has_won_is_told_once(digits, capsys):
     """Against a generator that can't learn, the discriminator wins; the run says so while it happens, and in its record."""
     model, config = training.recipe("gan", "smoke", digits, epochs=25, learning_rate=3e-3)
-    model = GAN(replace(model.config, dropout=0.0, adversarial=1e-12, generator_norm=False))
+    model = GAN(replace(model.config, objective="nonsaturating", adversarial=1e-12, generator_norm=False, average=0.0))
     told = training.fit(model, digits, config, progress=False)["alarms"]
     assert len(told) == 1 and told[0]["what"].startswith("The discriminator has won") and told[0]["step"] <= 25 * 20
     assert "The discriminator has won" in capsys.readouterr().out

@@ -34,7 +34,7 @@ def collapse() -> dict[str, Row]:
 
 
 def objectives() -> dict[str, Row]:
-    """Conditional GANs of one budget, conv for one epoch, fully connected for four: what the discriminator and the generator are trained for, and how the label gets in."""
+    """Conditional GANs: what both sides are trained for, and how the label gets in; conv for one epoch, fully connected for four."""
     train = TrainConfig(epochs=1, batch_size=32, learning_rate=5e-4, **PLAIN)
     conv, mlp = GANConfig(classes=10), GANConfig(classes=10, network="mlp", width=128)
     matching = {
