@@ -329,7 +329,7 @@ def load_checkpoint(path, identity: dict) -> dict:
     """Read a checkpoint written by `fit`; UserError where it is damaged or belongs to another configuration."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["identity"]
+        found, _ = state["identity"], state["alarms"]  # the second is there since GANs are: an older checkpoint lacks more than that
     except Exception as error:  # a damaged file can raise nearly anything
         raise UserError(f"{path} is not a whole checkpoint ({type(error).__name__}): delete it and start again without resuming.") from None
     flat_found, flat_wanted = _flatten(found), _flatten(identity)
