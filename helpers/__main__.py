@@ -61,6 +61,8 @@ def evaluate(args):
     device = training.pick_device()
     if args.samples < 1:
         raise UserError(f"{args.samples} importance samples were asked for: ask for at least 1.")
+    if args.weights == "all":
+        return evaluate_all(args, device)
     with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
         model, info = training.load_model(args.weights, device)
         dataset = data.load(args.dataset or info["dataset"], args.data, device)
@@ -68,6 +70,11 @@ def evaluate(args):
             raise UserError("--record keeps what was measured of shipped weights on their own data set: give the name of shipped weights alone.")
         started = time.perf_counter()
         found = metrics.evaluate(model, dataset, samples=args.samples, progress=True)
+        if args.inception:
+            images = dataset.test_images
+            with training.aside():
+                drawn = model.sample(len(images), labels=metrics.in_turn(model, len(images)))
+            found["inception_distance"] = metrics.inception_distance(drawn, images)
         if args.record:
             training.keep_metrics(args.weights, found)
     result = {
@@ -82,6 +89,42 @@ def evaluate(args):
     else:
         for key, value in result.items():
             print(f"{key:20} {value:.4f}" if isinstance(value, float) else f"{key:20} {value}")
+
+
+LONG = 1_000  # importance samples, from which on a likelihood takes a processor the better part of an hour
+
+
+def evaluate_all(args, device):
+    """Measure all shipped weights again, and say what differs from the record; 1 if anything does by more than its tolerance."""
+    references, wrong, compared, started = {}, [], 0, time.perf_counter()
+    for name, entry in training.shipped().items():
+        recorded, begun = entry["metrics"], time.perf_counter()
+        model, info = training.load_model(name, device)
+        if info["dataset"] not in references:
+            references[info["dataset"]] = metrics.Reference(data.load(info["dataset"], args.data, device))
+        reference = references[info["dataset"]]
+        samples = recorded.get("importance_samples", 1)
+        found = metrics.evaluate(model, reference.dataset, samples=samples if samples < LONG else 1, reference=reference)
+        if hasattr(model, "sample"):
+            found["samples_per_second"] = round(metrics.samples_per_second(model), 1)
+            found["sampled_on"] = training.device_name(device)
+        differs = [key for key in recorded if key in found and key not in UNLIKE and not metrics.agrees(key, found[key], recorded[key])]
+        left = [key for key in recorded if key not in found]
+        compared += len(recorded) - len(left)
+        wrong += [f"{name}: {key} is {found[key]}, recorded {recorded[key]}" for key in differs]
+        rest = f"; not measured again: {', '.join(left)}" + f" ({samples:,} importance samples)" * (samples >= LONG) if left else ""
+        print(
+            f"{name:26} {time.perf_counter() - begun:4.0f} s  {'as recorded' if not differs else 'DIFFERS: ' + ', '.join(differs)}{rest}", flush=True
+        )
+        if args.record:
+            training.keep_metrics(name, found)
+    print(f"{compared} metrics of {len(training.shipped())} models in {time.perf_counter() - started:.0f} s on {training.device_name(device)}")
+    for line in wrong:
+        print(line)
+    return 1 if wrong and not args.record else 0
+
+
+UNLIKE = ("samples_per_second", "sampled_on")  # of the machine, not of the model
 
 
 def sample(args):
@@ -161,10 +204,11 @@ def parser():
     command.set_defaults(call=train)
 
     command = commands.add_parser("evaluate", help="measure trained weights on the test set")
-    command.add_argument("weights", help="a shipped name such as realnvp-mnist, or a .safetensors file")
+    command.add_argument("weights", help="a shipped name such as realnvp-mnist, a .safetensors file, or all: each shipped one against its record")
     command.add_argument("--data", metavar="ROOT", help="the folder that holds the data sets (default: DATA_DIR, else data)")
     command.add_argument("--dataset", help="another data set than the one trained on")
     command.add_argument("--samples", type=int, default=1, help="importance samples an image (default 1)")
+    command.add_argument("--inception", action="store_true", help="the literature's FID too; downloads Inception's weights (91 MB) once")
     command.add_argument("--record", action="store_true", help="keep what was measured as the record of these shipped weights")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     command.set_defaults(call=evaluate)

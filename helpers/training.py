@@ -430,6 +430,7 @@ for profile in PROFILES:  # the models of notebook 03 are VAEs with one thing ch
 GAME = TrainConfig(batch_size=32, learning_rate=5e-4, weight_decay=0.0, warmup_steps=0, clip_norm=1e6, compile=False, validation_images=500)
 GAME_SMOKE = replace(GAME, epochs=2, learning_rate=2e-3, train_images=640, validation_images=100)
 CRITIC = {"objective": "wgan-gp", "betas": (0.0, 0.9), "average": 0.999}
+GROWN, GROW = {"betas": (0.0, 0.99)}, replace(GAME, batch_size=16, learning_rate=1e-3, schedule="constant")  # as Karras et al. 2018
 SIMPLE = CRITIC | {"network": "mlp", "width": 128, "average": 0.99}
 RECIPES |= {
     ("gan", "smoke"): (SIMPLE | {"width": 32, "latent": 16}, GAME_SMOKE),
@@ -439,8 +440,8 @@ RECIPES |= {
     ("cgan", "quick"): (CRITIC, replace(GAME, epochs=1, reports_per_epoch=4)),
     ("cgan", "full"): (CRITIC | {"width": 64}, replace(GAME, epochs=40)),
     ("progan", "smoke"): (CRITIC | {"width": 8, "latent": 16}, GAME_SMOKE),
-    ("progan", "quick"): (CRITIC | {"width": 16, "average": 0.99}, replace(GAME, epochs=1, learning_rate=1e-3, train_images=16_000)),
-    ("progan", "full"): (CRITIC | {"width": 64}, replace(GAME, epochs=60, learning_rate=1e-3)),
+    ("progan", "quick"): (CRITIC | GROWN | {"width": 16}, replace(GROW, epochs=1, train_images=16_000)),
+    ("progan", "full"): (CRITIC | GROWN | {"width": 64}, replace(GROW, epochs=60)),
 }
 RECIPES |= {("realnvp-conditional", profile): RECIPES["realnvp", profile] for profile in PROFILES}
 RECIPES |= {("vae-8bit", profile): (RECIPES["vae", profile][0] | {"likelihood": "logistic"}, RECIPES["vae", profile][1]) for profile in PROFILES}
@@ -566,8 +567,8 @@ def record(name: str) -> dict:
 
 
 def ship(folder, name: str) -> None:
-    """Put a finished run into weights/ and results/ under `name`, and enter it in the index."""
-    content, record = (Path(folder) / "model.safetensors").read_bytes(), (Path(folder) / "result.json").read_bytes()
+    """Put a finished run into weights/ and results/ under `name`, in half precision, and enter it in the index."""
+    content, record = halved((Path(folder) / "model.safetensors").read_bytes()), (Path(folder) / "result.json").read_bytes()
     result = json.loads(record)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
     entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
@@ -576,7 +577,18 @@ def ship(folder, name: str) -> None:
     write_json(WEIGHTS / "index.json", dict(sorted((shipped() | {name: entry}).items())))
 
 
+def halved(content: bytes) -> bytes:
+    """A .safetensors file with its float32 tensors in float16: half the size, and read back as float32 of 11 bits."""
+    tensors = {key: value.half() if value.dtype == torch.float32 else value for key, value in safetensors.torch.load(content).items()}
+    broken = [key for key, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{broken[0]} has values beyond the range of half precision (65,504): these weights can't be shipped.")
+    size = int.from_bytes(content[:8], "little")
+    return safetensors.torch.save(tensors, metadata=json.loads(content[8 : 8 + size])["__metadata__"])
+
+
 def keep_metrics(name: str, found: dict) -> None:
-    """Put what was measured of shipped weights into their record and the index, in the place of what was there."""
+    """Put what was measured of shipped weights into their record and the index, beside or in the place of what was there."""
+    found = shipped()[name]["metrics"] | found
     write_json(RESULTS / f"{name}.json", record(name) | {"metrics": found})
     write_json(WEIGHTS / "index.json", shipped() | {name: shipped()[name] | {"metrics": found}})

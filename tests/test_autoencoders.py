@@ -228,16 +228,3 @@ def test_active_units_and_their_kl(digits):
     use = metrics.latent_use(model, digits.test_images)
     assert metrics.active_units(model, digits.test_images, threshold=1e-6) == 2 and use["variance"][1] < 1e-9
     assert use["kl"].sum().item() == pytest.approx(metrics.elbo(model, digits.test_images)["kl"], rel=0.02)
-
-
-def test_precision_and_recall():
-    class Plane(torch.nn.Module):
-        def features(self, images):
-            return images.flatten(1)
-
-    real = torch.rand(400, 1, 1, 2, generator=torch.Generator().manual_seed(0))
-    same = torch.rand(400, 1, 1, 2, generator=torch.Generator().manual_seed(1))
-    assert min(metrics.precision_recall(Plane(), same, real).values()) > 0.9
-    corner = metrics.precision_recall(Plane(), same * 0.3, real)  # all of them plausible, a tenth of the square covered
-    assert corner["precision"] > 0.9 and corner["recall"] < 0.3
-    assert metrics.precision_recall(Plane(), same + 5, real) == {"precision": 0, "recall": 0}

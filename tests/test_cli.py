@@ -54,6 +54,26 @@ def test_evaluate_can_keep_what_it_measured(trained, tmp_path, monkeypatch, caps
     assert run("evaluate", "mine") == 0 and training.shipped()["mine"] == after[0]  # only when asked to
 
 
+def test_evaluate_all_measures_again_and_fails_on_what_differs(trained, tmp_path, monkeypatch, capsys):
+    for name in ("WEIGHTS", "RESULTS"):
+        monkeypatch.setattr(training, name, tmp_path / name)
+    training.ship(trained, "mine")
+    assert (tmp_path / "WEIGHTS" / "mine.safetensors").stat().st_size < 0.7 * (trained / "model.safetensors").stat().st_size  # halved
+    assert run("evaluate", "all") == 0 and "mine" in (said := capsys.readouterr().out) and "as recorded" in said
+    recorded = training.record("mine")["metrics"]["bits_per_dim"]
+    training.keep_metrics("mine", {"bits_per_dim": recorded + 0.01, "nll": 1.0})
+    assert run("evaluate", "all") == 1
+    said = capsys.readouterr().out
+    assert "DIFFERS: bits_per_dim" in said and "not measured again: nll" in said
+    assert run("evaluate", "all", "--record") == 0  # the new numbers are the record now
+    assert (
+        training.record("mine")["metrics"]["bits_per_dim"]
+        == training.shipped()["mine"]["metrics"]["bits_per_dim"]
+        == pytest.approx(recorded, abs=2e-3)
+    )
+    assert training.record("mine")["metrics"]["samples_per_second"] > 0 and run("evaluate", "all") == 0
+
+
 def test_sample_draws_a_picture(trained, tmp_path):
     out = tmp_path / "new" / "samples.png"
     assert run("sample", trained / "model.safetensors", "--count", 5, "--temperature", 0.7, "--out", out) == 0

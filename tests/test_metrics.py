@@ -56,22 +56,89 @@ def test_the_shipped_judges_are_as_good_as_stated(name):
 def test_legibility_and_accuracy(judge, digits):
     assert metrics.accuracy(judge, digits.test_images, (digits.test_labels + 1) % 10) < 0.1
     noise = torch.rand(200, 1, 8, 8)
-    assert metrics.legibility(judge, noise) < metrics.legibility(judge, digits.test_images) <= 1
-    assert metrics.legibility(judge, digits.test_images, confidence=0.0) == 1
+    real = metrics.predict(judge, digits.test_images)
+    assert metrics.legibility(metrics.predict(judge, noise)) < metrics.legibility(real) <= 1
+    assert metrics.legibility(real, confidence=0.0) == 1
 
 
-def test_frechet_distance(judge, digits):
-    """Of a set to itself 0; by the formula on Gaussians that differ by a shift of the features' mean alone."""
-    images = digits.train_images[:400]
-    assert metrics.frechet_distance(judge, images, images) == pytest.approx(0, abs=1e-3)
-    assert next(judge.parameters()).dtype == torch.float32  # and the judge is left as it was
-    assert metrics.frechet_distance(judge, torch.rand(400, 1, 8, 8), images) > metrics.frechet_distance(judge, digits.test_images, images) > 0
+def gaussian(n, mean, covariance, seed):
+    """n draws whose mean and covariance are exactly these."""
+    x = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = x - x.mean(0)
+    return mean + x @ torch.linalg.cholesky(torch.cov(x.T)).inverse().T @ torch.linalg.cholesky(covariance).T
 
 
-def test_diversity(judge, digits):
-    one = digits.test_images[:1].expand(50, -1, -1, -1)
-    assert metrics.diversity(judge, one) == pytest.approx(0, abs=1e-4)
-    assert metrics.diversity(judge, digits.test_images) > 0.1
+def test_frechet_distance_of_two_gaussians():
+    """|m - n|^2 + tr(A + B - 2 (A B)^(1/2)), which of commuting A and B is the sum of (sqrt a - sqrt b)^2."""
+    mean, other = torch.tensor([0.0, 1.0, 2.0]).double(), torch.tensor([1.0, 1.0, 0.0]).double()
+    a, b = torch.tensor([1.0, 4.0, 0.25]).double(), torch.tensor([9.0, 1.0, 0.25]).double()
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    x, y = gaussian(500, mean, turn @ a.diag() @ turn.T, 1), gaussian(400, other, turn @ b.diag() @ turn.T, 2)
+    expected = (mean - other).square().sum() + (a.sqrt() - b.sqrt()).square().sum()
+    assert metrics.frechet_distance(x, y) == pytest.approx(expected.item(), rel=1e-6)
+    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_kernel_distance():
+    """The unbiased estimate by its definition, from all pairs; about 0 for two sets of one kind."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(200, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    y = y + 1
+
+    def kernel(a, b):
+        return (a @ b.T / 5 + 1) ** 3
+
+    def without_itself(k):
+        return (k.sum() - k.trace()) / (200 * 199)
+
+    expected = without_itself(kernel(x, x)) + without_itself(kernel(y, y)) - 2 * kernel(x, y).mean()
+    assert metrics.kernel_distance(x, y) == pytest.approx(expected.item(), rel=1e-5)
+    assert abs(metrics.kernel_distance(x, y - 1)) < 0.05 * expected
+    many = torch.randn(3_000, 5, generator=generator)  # more than one draw takes: at random, by a seed
+    assert metrics.kernel_distance(many, y) == metrics.kernel_distance(many, y)
+
+
+def test_precision_and_recall():
+    real, same = (torch.rand(400, 2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert metrics.precision_recall(real, real) == {"precision": 1, "recall": 1}
+    assert min(metrics.precision_recall(same, real).values()) > 0.9
+    corner = metrics.precision_recall(same * 0.3, real)  # all of them plausible, a tenth of the square covered
+    assert corner["precision"] > 0.9 and corner["recall"] < 0.3
+    assert metrics.precision_recall(same + 5, real) == {"precision": 0, "recall": 0}
+
+
+def test_diversity():
+    assert metrics.diversity(torch.ones(50, 3)) == 0
+    assert metrics.diversity(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])) == pytest.approx(10 / 3)
+
+
+def test_inception_says_what_is_missing(monkeypatch):
+    import torchmetrics.image.fid
+
+    for error, sentence in ((ModuleNotFoundError("torch_fidelity"), "pip install torch-fidelity"), (OSError("no route"), "no route")):
+
+        def broken_(error=error, **_):
+            raise error
+
+        monkeypatch.setattr(torchmetrics.image.fid, "FrechetInceptionDistance", broken_)
+        with pytest.raises(UserError, match=sentence):
+            metrics.inception_distance(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8))
+
+
+def test_samples_are_measured_against_real_images(judge, digits, monkeypatch):
+    """A stand-in that draws training images is as good as the floor, and noise is far away; without a judge nothing is said."""
+    monkeypatch.setattr(metrics, "judge", lambda name, device: judge)
+    monkeypatch.setitem(metrics.JUDGES, "digits", "classifier-digits")
+    reference, stand_in = metrics.Reference(digits), tiny_flow((1, 8, 8))
+    stand_in.sample = lambda n, labels=None: digits.train_images[:n]
+    found = metrics.sample_quality(stand_in, reference)
+    assert found["frechet_distance"] == pytest.approx(found["frechet_floor"]) and found["kernel_distance"] == found["kernel_floor"]
+    assert found["recall"] == found["recall_of_real"] > 0.5 and found["classes_covered"] == 10 and "control_accuracy" not in found
+    stand_in.sample = lambda n, labels=None: torch.rand(n, 1, 8, 8)
+    noise = metrics.sample_quality(stand_in, reference, floor=False)
+    assert noise["frechet_distance"] > 10 * found["frechet_distance"] and noise["recall"] < 0.1 and "frechet_floor" not in noise
+    monkeypatch.setattr(metrics, "judge", lambda name, device: None)
+    assert metrics.sample_quality(stand_in, metrics.Reference(digits)) == {}
 
 
 def test_control_accuracy_asks_for_every_class_and_judges_every_part(judge, digits):

@@ -211,6 +211,20 @@ def test_shipped_weights_are_checked(saved, tmp_path, monkeypatch):
             training.load_model(name)
 
 
+def test_half_precision_keeps_what_fits_and_says_what_does_not(saved):
+    _, path = saved
+    content = path.read_bytes()
+    halved = training.halved(content)
+    path.write_bytes(halved)
+    (model, info), before = training.load_model(path), training.safetensors.torch.load(content)
+    assert info["dataset"] and all(p.dtype == torch.float32 for p in model.parameters())
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=1e-3, atol=1e-7)
+    huge = training.safetensors.torch.save({"w": torch.tensor([1e5])}, metadata={"model": "x"})
+    with pytest.raises(UserError, match="w has values beyond the range of half precision"):
+        training.halved(huge)
+
+
 def test_every_shipped_file_is_in_order():
     """Index, weights and record agree; the metrics themselves are measured again by `evaluate`."""
     for name, entry in training.shipped().items():

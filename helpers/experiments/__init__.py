@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from helpers import UserError, data, disentanglement, metrics, plots, training
+from helpers import UserError, data, metrics, plots, training
 from helpers.autoencoders import FVAE, TCVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, TCVAEConfig, VAEConfig
 from helpers.experiments import autoencoders, flows, gans, latents
 from helpers.experiments.row import SEEDS, Row
@@ -119,7 +119,7 @@ def measure(row: Row, model, dataset) -> dict:
     if isinstance(model, RealNVP):
         found = measure_flow(model, dataset, judge)
     elif isinstance(model, GAN):
-        found = metrics.sample_quality(model, dataset, dataset.test_images, floor=False)  # it is the same for every row
+        found = metrics.sample_quality(model, metrics.Reference(dataset), floor=False)  # it is the same for every row
     elif isinstance(model, VAE):
         found = metrics.evaluate_vae(model, dataset.test_images)
         found |= measure_latents(row, model, dataset)
@@ -130,7 +130,7 @@ def measure(row: Row, model, dataset) -> dict:
             with training.aside(0):
                 images = model.sample(SAMPLES, temperature, metrics.in_turn(model, SAMPLES)).nan_to_num(0)
             parts = torch.cat(images.chunk(dataset.parts, dim=3))
-            found[f"legibility_at_{temperature}"] = metrics.legibility(judge, parts)
+            found[f"legibility_at_{temperature}"] = metrics.legibility(metrics.predict(judge, parts))
     if "pixels" in row.measure:
         found |= pixels(model, dataset.test_images)
     return {"n": len(dataset.test_images)} | found
@@ -146,19 +146,15 @@ def measure_latents(row: Row, model, dataset) -> dict:
         use = metrics.latent_use(model, images)["kl"]
         found["kl_of_latents"] = [round(nats, 4) for nats in use.sort(descending=True).values.tolist()]
     if "pictures" in row.measure:
-        found |= metrics.sample_quality(model, dataset, images)
+        found |= metrics.sample_quality(model, metrics.Reference(dataset))
     if "nll" in row.measure:
         with training.aside(0):
             some = model.observed(images[:: NLL["every"]])  # the same binary images for every row
         found |= metrics.nll(model, some, NLL["samples"]) | {"nll_images": len(some)}
         found["neg_elbo_of_nll_images"] = metrics.elbo(model, some.repeat(20, 1, 1, 1))["neg_elbo"]
     if "attributes" in row.measure:
-        with training.aside(0):
-            codes = torch.cat([model.encode(part) for part in images.split(1_000)])
-        order = use.argsort(descending=True)
-        shares = {name: disentanglement.explained(codes[:, order], values) for name, values in disentanglement.attributes(images).items()}
-        found["explained"] = {name: [round(share, 4) for share in of.tolist()] for name, of in shares.items()}  # in the order of kl_of_latents
-        found |= {f"explained_{name}": of[use[order] > disentanglement.CARRIES].max().item() for name, of in shares.items()}
+        best, found["explained"] = metrics.named_latents(model, images)  # each latent in the order of kl_of_latents
+        found |= best
     if "factors" in row.measure:
         found |= metrics.disentangled(model, dataset)
     return found

@@ -151,13 +151,14 @@ def temperature(device) -> dict:
     """realnvp-mnist at temperatures 0 to 1.2: legibility, diversity and Fréchet distance of 2,000 samples each."""
     n, dataset = 2_000, data.load("mnist", device=device)
     model, _ = training.load_model("realnvp-mnist", device)
-    judge = metrics.judge("mnist", device)
+    reference = metrics.Reference(dataset)
 
     def measured(images):
+        ours, read = metrics.features(reference.classifier, images), metrics.predict(reference.classifier, images)
         return {
-            "legibility": metrics.legibility(judge, images),
-            "diversity": metrics.diversity(judge, images),
-            "frechet_distance": metrics.frechet_distance(judge, images, dataset.test_images),
+            "legibility": metrics.legibility(read),
+            "diversity": metrics.diversity(ours),
+            "frechet_distance": metrics.frechet_distance(ours, reference.features),
         }
 
     rows = []

@@ -57,8 +57,8 @@ def objectives() -> dict[str, Row]:
 
 def growing() -> dict[str, Row]:
     """Progressive growing on CIFAR-10: new layers faded in or switched in hard, for as many steps."""
-    train = TrainConfig(epochs=1, batch_size=32, learning_rate=1e-3, train_images=25_600, **PLAIN)
-    config = ProGANConfig((3, 32, 32), width=16, objective="wgan-gp", betas=(0.0, 0.99), average=0.99, stage_steps=160)
+    train = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-3, train_images=40_000, **PLAIN)
+    config = ProGANConfig((3, 32, 32), width=16, objective="wgan-gp", betas=(0.0, 0.99), average=0.999, stage_steps=500)
     ways = {"fade-in": {}, "hard switch": {"fade": 0.0}}
     return {way: Row(replace(config, **change), train, "cifar10", measure=("pictures",)) for way, change in ways.items()}
 
@@ -68,15 +68,15 @@ def truncation(device) -> dict:
     rows, n = [], 2_000
     for name in ("cgan-mnist", "cgan-fashion"):
         model, info = training.load_model(name, device)
-        dataset, classifier = data.load(info["dataset"], device=device), metrics.judge(info["dataset"], device)
+        reference = metrics.Reference(data.load(info["dataset"], device=device))
         labels = metrics.in_turn(model, n)
         for factor in (0.2, 0.4, 0.6, 0.8, 1.0, 1.2):
             with training.aside():
                 drawn = model.sample(n, factor, labels)
-            found = {"control_accuracy": metrics.accuracy(classifier, drawn, labels)} | metrics.precision_recall(
-                classifier, drawn, dataset.test_images[:n]
-            )
-            found["diversity_within_class"] = metrics.diversity_within(classifier, drawn, labels, dataset)
+            ours = metrics.features(reference.classifier, drawn)
+            found = {"control_accuracy": metrics.accuracy(reference.classifier, drawn, labels)}
+            found |= metrics.precision_recall(ours, reference.features[:n])
+            found["diversity_within_class"] = metrics.diversity_within(ours, labels, reference)
             rows.append({"weights": name, "truncation": factor} | found)
     return {"samples": n, "rows": rows}
 
