@@ -1,9 +1,9 @@
-# make setup | run | lab | test | bench; see README.md
+# make setup | run | lab | test | report | bench; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard 0*.ipynb))
 
-.PHONY: setup run lab test bench clean
+.PHONY: setup run lab test report bench clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -24,6 +24,9 @@ test: setup
 	$(BIN)/python -m pytest -q tests
 	PROFILE=smoke DATASET=digits $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-kernel-startup-timeout 120 --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS)
+
+report: setup
+	$(BIN)/python -m helpers report
 
 bench: setup
 	$(BIN)/python tests/bench.py --keep

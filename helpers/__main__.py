@@ -183,6 +183,13 @@ def run(args):
     notebooks.run(args.notebook, args.profile)
 
 
+def report(args):
+    from helpers import report as report_
+
+    report_.write()
+    print(f"{report_.REPORT.name} is written from the records.")
+
+
 def parser():
     main = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     commands = main.add_subparsers(required=True, metavar="COMMAND")
@@ -234,6 +241,9 @@ def parser():
     command.add_argument("--only", metavar="ROW", help="one row of it")
     command.add_argument("--seed", type=int, help="one seed (default: all of the experiment's)")
     command.set_defaults(call=experiment)
+
+    command = commands.add_parser("report", help="write REPORT.md from the records")
+    command.set_defaults(call=report)
 
     command = commands.add_parser("run", help="execute the notebooks; leaves copies and HTML under runs/")
     command.add_argument("notebook", nargs="*", help="which (default: all)")

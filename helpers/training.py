@@ -440,7 +440,7 @@ RECIPES |= {
     ("cgan", "quick"): (CRITIC, replace(GAME, epochs=1, reports_per_epoch=4)),
     ("cgan", "full"): (CRITIC | {"width": 64}, replace(GAME, epochs=40)),
     ("progan", "smoke"): (CRITIC | {"width": 8, "latent": 16}, GAME_SMOKE),
-    ("progan", "quick"): (CRITIC | GROWN | {"width": 16}, replace(GROW, epochs=1, train_images=16_000)),
+    ("progan", "quick"): (CRITIC | GROWN | {"width": 16}, replace(GROW, epochs=1, train_images=22_400)),
     ("progan", "full"): (CRITIC | GROWN | {"width": 64}, replace(GROW, epochs=60)),
 }
 RECIPES |= {("realnvp-conditional", profile): RECIPES["realnvp", profile] for profile in PROFILES}

@@ -1,0 +1,132 @@
+"""REPORT.md, out of its text (report.md, a Jinja template) and the records in results/ and weights/: `make report`.
+
+Whatever is a number of ours in the report is a call in the text: `w` of shipped weights, `x` of an experiment, `table` and
+`models` for whole tables. A number that has no record is an error, not a blank.
+"""
+
+import json
+from pathlib import Path
+
+import jinja2
+
+from helpers import UserError, experiments, training
+
+TEXT = Path(__file__).with_name("report.md")
+REPORT = training.ROOT / "REPORT.md"
+
+
+def number(value, digits: int = 2) -> str:
+    return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
+
+
+def w(name: str, key: str, digits: int = 2) -> str:
+    """A metric of shipped weights, or their `seconds`, `parameters` or `device`. UserError where it was not measured."""
+    entry = training.shipped().get(name, {})
+    found = entry.get("metrics", {}).get(key, entry.get(key))
+    if found is None:
+        raise UserError(f"The report names {key} of {name}, which has no record: `python -m helpers evaluate {name} --record`.")
+    return found if isinstance(found, str) else number(found, digits)
+
+
+def percent(name: str, key: str, digits: int = 1) -> str:
+    return f"{100 * training.shipped()[name]['metrics'][key]:.{digits}f} %"
+
+
+def minutes(name: str) -> str:
+    seconds = training.shipped()[name]["seconds"]
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+
+
+def ratio(name: str, key: str, other: str, other_key: str | None = None, digits: int = 1) -> str:
+    found = training.shipped()
+    return f"{found[name]['metrics'][key] / found[other]['metrics'][other_key or key]:.{digits}f}"
+
+
+def cell(entry, key: str, digits: int) -> str:
+    if entry.get(key) is None:
+        return "–"
+    mean, spread = entry[key]
+    return f"{mean:,.{digits}f}" + f" ± {spread:.{digits}f}" * (entry["seeds"] > 1)
+
+
+def x(name: str, label: str, key: str, digits: int = 2) -> str:
+    """Mean ± half the range over the seeds of a metric of one row of an experiment."""
+    table = experiments.summary(experiments.load(name), (key,))
+    if label not in table or table[label][key] is None:
+        raise UserError(f"The report names {key} of {label!r} in {name}, which has no record: `python -m helpers experiment {name}`.")
+    return cell(table[label], key, digits)
+
+
+def change(name: str, before: str, after: str, key: str, digits: int = 1) -> str:
+    """Mean and range, over the seeds, of what a metric gains from one row of an experiment to another."""
+    values = {(row["label"], row["seed"]): row["metrics"][key] for row in experiments.load(name)["rows"]}
+    gains = [values[after, seed] - found for (label, seed), found in values.items() if label == before]
+    return f"{sum(gains) / len(gains):+.{digits}f} ({min(gains):+.{digits}f} to {max(gains):+.{digits}f})"
+
+
+def measured(name: str, where: dict, key: str, digits: int = 2) -> str:
+    """A number of the row of a measurement of shipped weights in which `where` holds."""
+    rows = [row for row in experiments.load(name)["rows"] if where.items() <= row.items()]
+    return number(float(rows[0][key]), digits)
+
+
+def rows(header: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
+
+
+def table(name: str, columns: dict[str, str], digits: int = 2, only: str = "") -> str:
+    """An experiment as a table: `columns` heading -> metric; `only`: the rows whose label begins so, without that beginning."""
+    record, lines = experiments.load(name), []
+    for label, entry in experiments.summary(record, tuple(columns.values())).items():
+        if label.startswith(only):
+            cells = [cell(entry, key, digits) for key in columns.values()]
+            lines.append([label.removeprefix(only), *cells, str(entry["seeds"]), f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"])
+    devices = sorted({row["device"] for row in record["rows"]})
+    note = f"\n\n`python -m helpers experiment {name}`; mean ± half the range of the seeds, on {' and '.join(devices)}."
+    return rows(["", *columns, "seeds", "parameters", "seconds"], lines) + note
+
+
+COLUMNS = {  # heading -> metric and digits, in the table of all models
+    "Fréchet": ("frechet_distance", 2),
+    "kernel": ("kernel_distance", 3),
+    "precision": ("precision", 2),
+    "recall": ("recall", 2),
+    "classes": ("classes_covered", 0),
+    "control": ("control_accuracy", 3),
+}
+
+
+def likelihood(metrics) -> str:
+    """What a model says of the probability of a test image, in the unit of its family."""
+    if "bits_per_dim" in metrics:
+        return f"≤ {metrics['bits_per_dim']:.3f} bits/dim"
+    if "nll" in metrics:
+        return f"≤ {metrics['nll']:.2f} nats, binary ({metrics['importance_samples']:,} samples)"
+    return f"≤ {metrics['neg_elbo']:.2f} nats, binary (ELBO)" if "neg_elbo" in metrics else "none"
+
+
+def models(dataset: str) -> str:
+    """Every shipped generative model of a data set, nearest to real images first, and real training images as the last row."""
+    lines, floor = [], None
+    entries = {name: entry for name, entry in training.shipped().items() if entry["dataset"] == dataset and "samples_per_second" in entry["metrics"]}
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["metrics"]["frechet_distance"]):
+        found = entry["metrics"]
+        values = [number(found[key], digits) if key in found else "–" for key, digits in COLUMNS.values()]
+        cost = [f"{entry['parameters']:,}", f"{entry['seconds'] / 60:.1f} min, {entry['device']}", f"{found['samples_per_second']:,.0f}"]
+        lines.append([f"`{name}`", likelihood(found), *values, *cost])
+        floor = found if "kernel_floor" in found else floor
+    if floor:
+        values = [floor["frechet_floor"], floor["kernel_floor"], floor["precision_of_real"], floor["recall_of_real"]]
+        lines.append(["real training images", "", *(f"{v:.{d}f}" for v, d in zip(values, (2, 3, 2, 2), strict=True)), *[""] * 5])
+    return rows(["", "likelihood", *COLUMNS, "parameters", "training", "samples/s"], lines)
+
+
+def render() -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, measured, table, models)}
+    bench = json.loads((training.RESULTS / "bench.json").read_text())
+    return environment.from_string(TEXT.read_text()).render(names | {"shipped": training.shipped(), "bench": bench, "load": experiments.load})
+
+
+def write() -> None:
+    training.write_atomically(REPORT, lambda file: file.write(render().encode()))

@@ -1,0 +1,44 @@
+"""The report says what the records say."""
+
+import re
+
+import pytest
+
+from helpers import UserError, report, training
+
+
+def test_the_committed_report_is_what_the_records_make():
+    assert report.REPORT.read_text() == report.render(), "run `make report`"
+
+
+def test_a_number_without_a_record_is_an_error(monkeypatch):
+    with pytest.raises(UserError, match="kernel of vae-mnist, which has no record"):
+        report.w("vae-mnist", "kernel")
+    with pytest.raises(UserError, match="nll of 'no flows' in fvae"):
+        report.x("fvae", "no flows", "nll")
+
+
+def test_numbers_are_those_of_the_records(monkeypatch):
+    rows = [
+        {"label": label, "seed": seed, "seconds": 10.0, "parameters": 1_000, "device": "a laptop", "metrics": {"nll": nll}}
+        for label, seed, nll in (("a", 0, 5.0), ("a", 1, 7.0), ("b", 0, 4.0), ("b", 1, 3.0))
+    ]
+    monkeypatch.setattr(report.experiments, "load", lambda name: {"rows": rows})
+    assert report.x("some", "a", "nll", 1) == "6.0 ± 1.0"
+    assert report.change("some", "a", "b", "nll") == "-2.5 (-4.0 to -1.0)"
+    assert report.table("some", {"NLL": "nll"}, 1).splitlines()[2:4] == ["| a | 6.0 ± 1.0 | 2 | 1,000 | 10 |", "| b | 3.5 ± 0.5 | 2 | 1,000 | 10 |"]
+
+
+def test_the_text_has_no_number_of_ours_by_hand():
+    """Metrics of shipped weights, written out as the report writes them, must not stand in the template."""
+    text = report.TEXT.read_text()
+    for name, entry in training.shipped().items():
+        for key in ("bits_per_dim", "nll", "neg_elbo", "frechet_distance", "mse"):
+            if (value := entry["metrics"].get(key)) is not None:
+                for digits in (3, 4):
+                    assert not re.search(rf"(?<!\d){value:.{digits}f}(?!\d)", text), f"{key} of {name}"
+
+
+def test_pictures_of_the_report_are_there():
+    for picture in re.findall(r"\]\((imgs/[^)]+)\)", report.TEXT.read_text()):
+        assert (training.ROOT / picture).exists(), picture
