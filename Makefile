@@ -1,9 +1,9 @@
-# make setup | run | lab | test | report | bench; see README.md
+# make setup | run | lab | test | test-browser | report | bench; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard 0*.ipynb))
 
-.PHONY: setup run lab test report bench clean
+.PHONY: setup run lab test test-browser report bench clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -24,6 +24,13 @@ test: setup
 	$(BIN)/python -m pytest -q tests
 	PROFILE=smoke DATASET=digits $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-kernel-startup-timeout 120 --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS)
+
+# Every slider in a real browser; as root on Debian it installs Chromium where there is none.
+test-browser: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt playwright
+	@which chromium chromium-browser google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || \
+	  (apt-get update -qq && apt-get install -qq -y chromium >/dev/null) || echo "Chromium could not be installed"
+	$(BIN)/python -m pytest -q -s tests/browser.py
 
 report: setup
 	$(BIN)/python -m helpers report

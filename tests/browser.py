@@ -1,0 +1,162 @@
+"""The sliders in a real browser: JupyterLab on this machine, Chromium without a window, keys instead of a mouse.
+
+`make test-browser` runs it. Each notebook is opened as a reader opens it and run in the smoke profile; then every slider of
+every explorer is moved a step and back. RECORD=1 keeps the times from the key to the new picture in results/browser.json.
+"""
+
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from helpers import training
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(path.name for path in ROOT.glob("0*.ipynb"))
+LIMITS = {"01_realnvp.ipynb": 250, "02_autoencoder_vae.ipynb": 150, "03_fvae_betavae.ipynb": 150, "04_gans.ipynb": 150}  # ms, median
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HARMLESS = ("favicon", "net::ERR_BLOCKED_BY_CLIENT", "service worker", "ServiceWorker")  # said by JupyterLab itself, with any notebook
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: `make test-browser` installs it")
+if CHROMIUM is None:
+    pytest.skip("no Chromium: on Debian `apt-get install chromium`", allow_module_level=True)
+
+# What a reader sees of one picture, frame by frame: when its pixels changed after a key, and whether it was ever blank.
+WATCH = """
+image => {
+  const canvas = document.createElement('canvas'), context = canvas.getContext('2d', {willReadFrequently: true});
+  const look = () => {
+    canvas.width = image.width; canvas.height = image.height;
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+    let code = 0, ink = 0;
+    for (let i = 0; i < pixels.length; i += 4) {
+      code = (Math.imul(code, 31) + (pixels[i] << 16 | pixels[i + 1] << 8 | pixels[i + 2])) | 0;
+      ink |= pixels[i + 3];
+    }
+    return [code, ink];
+  };
+  const seen = {code: look()[0], blank: 0, pressed: 0, waited: null};
+  document.addEventListener('keydown', () => { seen.pressed = performance.now(); seen.before = seen.code; seen.waited = null; }, true);
+  const frame = () => {
+    const [code, ink] = look();
+    if (!ink) seen.blank += 1;
+    if (code !== seen.code && ink) {
+      seen.code = code;
+      if (seen.waited === null) seen.waited = performance.now() - seen.pressed;
+    }
+    if (image.isConnected && !seen.stop) requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+  window.seen = seen;
+  return seen.code;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab over copies of the notebooks; its address."""
+    home, root = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("notebooks")
+    for name in NOTEBOOKS:
+        shutil.copy(ROOT / name, root)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {name: str(home) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
+    options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    options += [
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.expose_app_in_browser=True",
+        "--ServerApp.terminals_enabled=False",
+    ]
+    options += ["--LabApp.extension_manager=readonly", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+    settings = home / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')  # else cells out of view are not in the page
+    environment = os.environ | own | {"PROFILE": "smoke", "DATASET": "digits", "PYTHONPATH": str(ROOT)}
+    log = (home / "log").open("w")
+    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"{address}/api", timeout=5)
+            break
+        except OSError:
+            time.sleep(0.5)
+    else:
+        server.kill()
+        pytest.fail("JupyterLab did not start: " + (home / "log").read_text()[-2_000:])
+    yield address
+    server.terminate()
+    server.wait(20)
+
+
+@pytest.fixture
+def page(tmp_path):
+    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    arguments += ["--disable-sync", "--disable-dev-shm-usage", "--no-proxy-server", "--disable-quic"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch_persistent_context(
+            tmp_path, executable_path=CHROMIUM, headless=True, args=arguments, service_workers="block", viewport={"width": 1400, "height": 1000}
+        )
+        yield browser.pages[0]
+        browser.close()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_slider_of(name, lab, page):
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(f"{lab}/lab/tree/{name}?reset")
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=90_000)
+    assert page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')"), "a cell raised"
+    explorers = page.locator(".widget-vbox:has(.noUi-handle):has(img.widget-image)")
+    assert explorers.count() >= 3
+    waits = []
+    for i in range(explorers.count()):
+        explorer, moved = explorers.nth(i), 0
+        picture = explorer.locator("img.widget-image")
+        picture.scroll_into_view_if_needed()
+        handles = explorer.locator(".noUi-handle")
+        for j in range(handles.count()):
+            handle = handles.nth(j)
+            ends = [float(handle.get_attribute(f"aria-value{end}")) for end in ("now", "max")]
+            there, back = ("ArrowLeft", "ArrowRight") if ends[0] >= ends[1] else ("ArrowRight", "ArrowLeft")
+            first = picture.evaluate(WATCH)
+            handle.focus()
+            page.keyboard.press(there)
+            try:
+                page.wait_for_function("window.seen.waited !== null", timeout=3_000)
+            except playwright.TimeoutError:  # some sliders do nothing where another stands at 0: the class to go towards, not having gone
+                page.keyboard.press(back)
+                page.evaluate("window.seen.stop = true")
+                continue
+            waits.append(page.evaluate("window.seen.waited"))
+            page.keyboard.press(back)
+            page.wait_for_function("first => window.seen.code === first", arg=first, timeout=5_000)
+            waits.append(page.evaluate("window.seen.waited"))
+            assert page.evaluate("window.seen.blank") == 0
+            page.evaluate("window.seen.stop = true")
+            moved += 1
+        assert moved, f"no slider of explorer {i + 1} changes its picture"
+    assert not [error for error in errors if not any(word in error for word in HARMLESS)]
+    median = statistics.median(waits)
+    print(
+        f"{name}: {explorers.count()} explorers, {len(waits)} moves, {median:.0f} ms from the key to the new picture (median), {max(waits):.0f} at most"
+    )
+    if os.environ.get("RECORD"):
+        path = training.RESULTS / "browser.json"
+        record = training.json.loads(path.read_text()) if path.exists() else {"what": "milliseconds from a key to the new picture in Chromium"}
+        found = {"explorers": explorers.count(), "moves": len(waits), "median": round(median), "most": round(max(waits))}
+        training.write_json(path, record | {"device": training.device_name("cpu"), name: found})
+    assert median <= LIMITS[name]
