@@ -1,9 +1,9 @@
-# make setup | run | lab | test | test-browser | report | bench; see README.md
+# make setup | run | lab | test | test-browser | test-widgets7 | report | bench; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard 0*.ipynb))
 
-.PHONY: setup run lab test test-browser report bench clean
+.PHONY: setup run lab test test-browser test-widgets7 report bench clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -31,6 +31,12 @@ test-browser: setup
 	@which chromium chromium-browser google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || \
 	  (apt-get update -qq && apt-get install -qq -y chromium >/dev/null) || echo "Chromium could not be installed"
 	$(BIN)/python -m pytest -q -s tests/browser.py
+
+# The sliders with Colab's ipywidgets, in a folder of its own beside the newer one.
+test-widgets7: setup
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/widgets7 ipywidgets==7.7.1 widgetsnbextension==3.6.6 ipython_genutils==0.2.0
+	PYTHONPATH=.venv/widgets7 $(BIN)/python -c 'import ipywidgets; assert ipywidgets.__version__ == "7.7.1"'
+	PYTHONPATH=.venv/widgets7 $(BIN)/python -m pytest -q -W ignore::DeprecationWarning tests/test_sliders.py
 
 report: setup
 	$(BIN)/python -m helpers report

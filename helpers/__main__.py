@@ -96,15 +96,17 @@ LONG = 1_000  # importance samples, from which on a likelihood takes a processor
 
 def evaluate_all(args, device):
     """Measure all shipped weights again, and say what differs from the record; 1 if anything does by more than its tolerance."""
-    references, wrong, compared, started = {}, [], 0, time.perf_counter()
+    sets, references, wrong, compared, started = {}, {}, [], 0, time.perf_counter()
     for name, entry in training.shipped().items():
         recorded, begun = entry["metrics"], time.perf_counter()
         model, info = training.load_model(name, device)
-        if info["dataset"] not in references:
-            references[info["dataset"]] = metrics.Reference(data.load(info["dataset"], args.data, device))
-        reference = references[info["dataset"]]
+        if info["dataset"] not in sets:
+            sets[info["dataset"]] = data.load(info["dataset"], args.data, device)
+        dataset = sets[info["dataset"]]
+        if hasattr(model, "sample") and dataset.name not in references:
+            references[dataset.name] = metrics.Reference(dataset)
         samples = recorded.get("importance_samples", 1)
-        found = metrics.evaluate(model, reference.dataset, samples=samples if samples < LONG else 1, reference=reference)
+        found = metrics.evaluate(model, dataset, samples=samples if samples < LONG else 1, reference=references.get(dataset.name))
         if hasattr(model, "sample"):
             found["samples_per_second"] = round(metrics.samples_per_second(model), 1)
             found["sampled_on"] = training.device_name(device)
@@ -113,9 +115,8 @@ def evaluate_all(args, device):
         compared += len(recorded) - len(left)
         wrong += [f"{name}: {key} is {found[key]}, recorded {recorded[key]}" for key in differs]
         rest = f"; not measured again: {', '.join(left)}" + f" ({samples:,} importance samples)" * (samples >= LONG) if left else ""
-        print(
-            f"{name:26} {time.perf_counter() - begun:4.0f} s  {'as recorded' if not differs else 'DIFFERS: ' + ', '.join(differs)}{rest}", flush=True
-        )
+        verdict = "DIFFERS: " + ", ".join(differs) if differs else "as recorded"
+        print(f"{name:26} {time.perf_counter() - begun:4.0f} s  {verdict}{rest}", flush=True)
         if args.record:
             training.keep_metrics(name, found)
     print(f"{compared} metrics of {len(training.shipped())} models in {time.perf_counter() - started:.0f} s on {training.device_name(device)}")

@@ -368,9 +368,10 @@ def evaluate(model, dataset, split: str = "test", samples: int = 1, progress: bo
     images, labels = dataset.part(split)
     result = {"split": split, "n": len(images)}
     if isinstance(model, Classifier):
+        read = predict(model, images)
         with aside():
             wrecks = predict(model, broken(images / 255, labels))
-        found = {"accuracy": accuracy(model, images, labels), "legibility": legibility(predict(model, images))}
+        found = {"accuracy": (read.argmax(1) == labels).float().mean().item(), "legibility": legibility(read)}
         return result | found | {"legibility_of_broken_images": legibility(wrecks)}
     if isinstance(model, Autoencoder):
         errors, seen = reconstruction_error(model, images), reconstruction_error(model, dataset.train_images[: len(images)])

@@ -151,9 +151,8 @@ def test_every_slider_of(name, lab, page):
         assert moved, f"no slider of explorer {i + 1} changes its picture"
     assert not [error for error in errors if not any(word in error for word in HARMLESS)]
     median = statistics.median(waits)
-    print(
-        f"{name}: {explorers.count()} explorers, {len(waits)} moves, {median:.0f} ms from the key to the new picture (median), {max(waits):.0f} at most"
-    )
+    said = f"{len(waits)} moves, {median:.0f} ms from key to picture (median), {max(waits):.0f} at most"
+    print(f"{name}: {explorers.count()} explorers, {said}")
     if os.environ.get("RECORD"):
         path = training.RESULTS / "browser.json"
         record = training.json.loads(path.read_text()) if path.exists() else {"what": "milliseconds from a key to the new picture in Chromium"}

@@ -46,18 +46,19 @@ def test_pictures_of_the_report_are_there():
 
 def test_the_numbers_of_the_readme_are_those_of_the_records():
     text = (training.ROOT / "README.md").read_text()
-    w, minutes = report.w, report.minutes
+    w, minutes, samples = report.w, report.minutes, report.w("vae-mnist", "importance_samples")
+    floors = report.ratio("cgan-mnist", "frechet_distance", "cgan-mnist", "frechet_floor", 0)
     quick = training.record("realnvp-mnist-quick")["metrics"]["bits_per_dim"]
     for said in (
         f"{quick:.3f} bits/dim on MNIST in these minutes",
         f"shipped weights {w('realnvp-mnist', 'bits_per_dim', 3)} after {minutes('realnvp-mnist')}",
         f"on Fashion-MNIST {w('realnvp-fashion', 'bits_per_dim', 3)} after {minutes('realnvp-fashion').split()[0]}",
-        f"{w('vae-mnist', 'nll', 1)} nats on binarised MNIST ({w('vae-mnist', 'importance_samples')} importance samples) after {minutes('vae-mnist')}",
+        f"{w('vae-mnist', 'nll', 1)} nats on binarised MNIST ({samples} importance samples) after {minutes('vae-mnist')}",
         f"a bound of {w('fvae-mnist', 'neg_elbo', 1)} nats",
         f"has {w('vae-mnist', 'neg_elbo', 1)} after 50",
         f"explains {100 * training.shipped()['betavae-mnist']['metrics']['explained_slant']:.0f} % of a digit's slant",
         f"{report.percent('cgan-mnist', 'control_accuracy')} of digits are read as the class asked for",
         f"Fréchet distance of its samples {w('cgan-mnist', 'frechet_distance')}",
-        f"{report.ratio('cgan-mnist', 'frechet_distance', 'cgan-mnist', 'frechet_floor', 0)} times that of two sets of real digits, after {minutes('cgan-mnist')}",
+        f"{floors} times that of two sets of real digits, after {minutes('cgan-mnist')}",
     ):
         assert said in text, said

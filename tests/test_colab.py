@@ -1,0 +1,97 @@
+"""The first code cell of each notebook, where google.colab is a module and where it isn't."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(ROOT.glob("0*.ipynb"))
+NEVER = {"torch", "torchvision", "ipywidgets", "numpy"}  # Colab's own, which a notebook must leave alone
+
+
+def bootstrap(path) -> str:
+    return next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    """The repository as somebody would clone it: what git tracks here, as it is now."""
+    place = tmp_path_factory.mktemp("origin") / "project.git"
+    subprocess.run(["git", "init", "-q", place], check=True)
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes((ROOT / name).read_bytes())
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["add", "-A", "-f"], [*who, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *command], cwd=place, check=True)
+    return place
+
+
+@pytest.fixture
+def colab(tmp_path):
+    """An environment in which google.colab is there from the start, as in Colab's kernels."""
+    stand_in = tmp_path / "stand-in"
+    (stand_in / "google" / "colab").mkdir(parents=True)
+    (stand_in / "google" / "colab" / "__init__.py").touch()
+    (stand_in / "sitecustomize.py").write_text("import google.colab\n")
+    return os.environ | {"PYTHONPATH": str(stand_in), "PROFILE": "smoke", "DATASET": "digits"}
+
+
+def test_the_cell_is_the_same_in_all_notebooks_and_knows_the_address():
+    cells = {bootstrap(path) for path in NOTEBOOKS}
+    assert len(cells) == 1
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {}).get("Repository")
+    assert (address or "input(") in cells.pop()  # as long as it has no public address, the cell asks
+
+
+def test_elsewhere_it_does_nothing(tmp_path):
+    subprocess.run([sys.executable, "-c", bootstrap(NOTEBOOKS[0])], cwd=tmp_path, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_fetches_once_and_leaves_colabs_own_packages_alone(origin, colab, tmp_path):
+    work = tmp_path / "content"
+    work.mkdir()
+    watched = f"""
+import importlib.util, json, subprocess
+real_run, real_find, calls = subprocess.run, importlib.util.find_spec, []
+lacking = {{"safetensors", "torchmetrics"}}
+importlib.util.find_spec = lambda name, *rest: None if name in lacking else real_find(name, *rest)
+def run(command, **options):
+    calls.append(command)
+    return None if "pip" in command else real_run(command, **options)
+subprocess.run = run
+cell = {bootstrap(NOTEBOOKS[0])!r}
+exec(cell)
+exec(cell)
+import helpers
+print(json.dumps({{"calls": calls, "helpers": helpers.__file__}}))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", watched], cwd=work, env=colab | {"REPOSITORY": str(origin)}, capture_output=True, text=True, check=True
+    )
+    found = json.loads(said.stdout.splitlines()[-1])
+    clones = [call for call in found["calls"] if "clone" in call]
+    installs = [call[call.index("-q") + 1 :] for call in found["calls"] if "pip" in call]
+    assert len(clones) == 1 and Path(found["helpers"]).is_relative_to(work / "project")
+    assert installs[0] == ["safetensors", "torchmetrics"] and not any(NEVER & set(names) for names in installs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[1:2], ids=lambda path: path.name)
+def test_a_notebook_opened_in_an_empty_folder_runs(path, origin, colab, tmp_path):
+    """The notebook alone in a folder, as Colab opens it: it fetches the rest and runs to its end."""
+    work = tmp_path / "content"
+    work.mkdir()
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(work)}})
+    client.execute(env=colab | {"REPOSITORY": str(origin)})
+    assert (work / "project" / "helpers").is_dir() and not [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
