@@ -22,7 +22,7 @@ def describe(metrics) -> str:
 
 def train(args):
     profile = training.pick_profile(args.profile)
-    changes = {"epochs": args.epochs, "train_images": args.images}
+    changes = {"epochs": args.epochs, "train_images": args.images, "batch_size": args.batch_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     for name, value in changes.items():
         if value < 1:
@@ -35,6 +35,11 @@ def train(args):
     if args.start:
         training.start_from(model, args.start)
     folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
+    with training.claimed(folder):
+        return train_in(folder, args, profile, device, dataset, model, config)
+
+
+def train_in(folder, args, profile, device, dataset, model, config):
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists() and not args.resume:
         print(f"{checkpoint} of an earlier run is kept as {checkpoint.with_suffix('.old.pt').name}; --resume would go on with it.")
@@ -206,6 +211,7 @@ def parser():
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--epochs", type=int, help="instead of the profile's")
     command.add_argument("--images", type=int, help="how many training images, instead of the profile's")
+    command.add_argument("--batch-size", type=int, help="instead of the profile's: lower it where the memory does not suffice")
     command.add_argument("--start", metavar="WEIGHTS", help="start from trained weights, as far as they fit, instead of at random")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     command.add_argument("--folder", help="where to keep checkpoint, weights and record")

@@ -1,6 +1,7 @@
 """Training: the loop, its checkpoints, and the weights that a run leaves behind."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import filelock
 import safetensors
 import safetensors.torch
 import torch
@@ -101,6 +103,40 @@ def compile_model(model) -> bool:
 # ----------------------------------------------------------------------------------------------------------- loop
 
 
+def with_enough_memory(train):
+    """Say which setting to lower where `train(model, dataset, config, ...)` runs out of memory."""
+
+    @functools.wraps(train)
+    def wrapped(model, dataset, config, *rest, **options):
+        try:
+            return train(model, dataset, config, *rest, **options)
+        except RuntimeError as error:  # the processor's own is a plain one
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            raise UserError(
+                f"The memory does not hold a step of {config.batch_size} images of this model: lower batch_size (--batch-size), or the model's width."
+            ) from error
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def claimed(folder):
+    """Nobody else writes to `folder` meanwhile; the operating system frees it even where the run is killed. None claims nothing."""
+    if folder is None:
+        yield
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(Path(folder).resolve() / ".lock", timeout=0, is_singleton=True):
+            yield
+    except filelock.Timeout:
+        raise UserError(f"Another run is writing to {folder}: wait for it to end, or give this one a folder of its own (--folder).") from None
+    except OSError as error:
+        raise UserError(f"{folder} can't be written ({error.strerror}): choose another folder (--folder).") from error
+
+
+@with_enough_memory
 def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_report=None, progress=True) -> dict:
     """Train `model` in place on `dataset` and return its record: configuration, device, seconds, losses by epoch.
 
@@ -112,8 +148,14 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     folder: where the checkpoint is kept; None keeps none. resume: go on from the checkpoint there.
     on_report(model, epoch): called with each report, and at the start with epoch 0; what it draws at random does not
     change the training. With several reports an epoch, `epoch` is a fraction.
-    Raises NonFiniteLoss where a term of the loss stops being finite, UserError where a checkpoint does not fit.
+    Raises NonFiniteLoss where a term of the loss stops being finite, UserError where a checkpoint does not fit, the memory
+    does not suffice, or another run is writing to the folder.
     """
+    with claimed(folder):
+        return _fit(model, dataset, config, folder, resume, on_report, progress)
+
+
+def _fit(model, dataset, config, folder, resume, on_report, progress) -> dict:
     device = next(model.parameters()).device
     images, labels = dataset.train_images[: config.train_images], dataset.train_labels[: config.train_images]
     batch_size = min(config.batch_size, len(images))

@@ -138,10 +138,12 @@ def test_files_that_are_not_mnist(tmp_path):
 
 
 def test_genuine_files_load_and_a_flipped_bit_is_noticed(tmp_path, monkeypatch):
+    tmp_path = tmp_path / "données à moi ✓"  # a folder as people have them
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
     raw = tmp_path / "MNIST" / "raw"
     write_idx(raw)
     monkeypatch.setitem(data.IDX_MD5, "MNIST", {f.name: data.hashlib.md5(f.read_bytes()).hexdigest() for f in raw.iterdir()})
-    assert data.load("mnist", tmp_path).test_images.shape == (2, 1, 28, 28)
+    assert data.load("mnist").test_images.shape == (2, 1, 28, 28)
     for change in (lambda b: b[:-1], lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:]):
         file = raw / "t10k-images-idx3-ubyte"
         whole = file.read_bytes()
