@@ -44,3 +44,17 @@ def test_cells_are_short(notebook):
 
 def test_no_path_of_a_machine_in_the_outputs(notebook):
     assert not re.search(r"/(home|root|work|tmp|Users)/", nbformat.writes(notebook))
+
+
+def test_the_source_that_is_shown_is_the_source_that_runs(notebook, monkeypatch):
+    """Outputs are taken when a notebook is executed; the code may have moved on since."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    imports = next(cell.source for cell in code if "from helpers" in cell.source)
+    names, shown = {}, []
+    exec("\n".join(line for line in imports.splitlines() if line.startswith(("import ", "from "))), names)
+    monkeypatch.setattr(names["plots"], "display", lambda html: shown.append(html.data))
+    cells = [cell for cell in code if cell.source.startswith("plots.source(")]
+    assert cells
+    for cell in cells:
+        exec(cell.source, names)
+        assert shown.pop() == cell.outputs[0]["data"]["text/html"], f"run this notebook again: {cell.source}"
