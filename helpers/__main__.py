@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -35,11 +36,15 @@ def train(args):
     if args.start:
         training.start_from(model, args.start)
     folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
+    if int(os.environ.get("RANK", 0)):  # one of several processes: the first one keeps the folder
+        training.fit(model.to(device), dataset, config, folder, resume=args.resume)
+        return 0
     with training.claimed(folder):
         return train_in(folder, args, profile, device, dataset, model, config)
 
 
 def train_in(folder, args, profile, device, dataset, model, config):
+    """Train, save and measure; of several processes only the first comes here."""
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists() and not args.resume:
         print(f"{checkpoint} of an earlier run is kept as {checkpoint.with_suffix('.old.pt').name}; --resume would go on with it.")

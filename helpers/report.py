@@ -16,7 +16,7 @@ REPORT = training.ROOT / "REPORT.md"
 
 
 def number(value, digits: int = 2) -> str:
-    return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
+    return f"{round(value, digits) + 0.0:,.{digits}f}" if isinstance(value, float) else f"{value:,}"  # + 0.0: no minus before zero
 
 
 def w(name: str, key: str, digits: int = 2) -> str:
@@ -70,6 +70,12 @@ def measured(name: str, where: dict, key: str, digits: int = 2) -> str:
     return number(float(rows[0][key]), digits)
 
 
+def half(metric: str, digits: int) -> str:
+    """By how much a metric of any shipped weights changed at most when they were stored in half precision."""
+    found = [abs(row["float16"] - row["float32"]) for row in experiments.load("half-precision")["rows"] if row["metric"] == metric]
+    return f"{max(found):.{digits}f}"
+
+
 def rows(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
 
@@ -117,13 +123,13 @@ def models(dataset: str) -> str:
         floor = found if "kernel_floor" in found else floor
     if floor:
         values = [floor["frechet_floor"], floor["kernel_floor"], floor["precision_of_real"], floor["recall_of_real"]]
-        lines.append(["real training images", "", *(f"{v:.{d}f}" for v, d in zip(values, (2, 3, 2, 2), strict=True)), *[""] * 5])
+        lines.append(["real training images", "", *(number(v, d) for v, d in zip(values, (2, 3, 2, 2), strict=True)), *[""] * 5])
     return rows(["", "likelihood", *COLUMNS, "parameters", "training", "samples/s"], lines)
 
 
 def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, measured, table, models)}
+    names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, measured, half, table, models)}
     bench = json.loads((training.RESULTS / "bench.json").read_text())
     return environment.from_string(TEXT.read_text()).render(names | {"shipped": training.shipped(), "bench": bench, "load": experiments.load})
 

@@ -26,6 +26,7 @@ from helpers.classifier import Classifier, ClassifierConfig
 from helpers.flows import RealNVP, RealNVPConfig
 from helpers.gans import GAN, GANConfig, Player, ProGAN, ProGANConfig, sides
 from helpers.layers import check_labels
+from helpers.team import Team
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "weights"
@@ -62,9 +63,9 @@ class NonFiniteLoss(UserError):
 
 
 def pick_device() -> torch.device:
-    """The GPU if there is one. Float32 then means float32: in TF32 the inverse of a convolution is no inverse."""
+    """The GPU if there is one, of several processes each its own. Float32 then means float32: in TF32 the inverse of a convolution is no inverse."""
     torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def device_name(device) -> str:
@@ -151,14 +152,17 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     Raises NonFiniteLoss where a term of the loss stops being finite, UserError where a checkpoint does not fit, the memory
     does not suffice, or another run is writing to the folder.
     """
-    with claimed(folder):
-        return _fit(model, dataset, config, folder, resume, on_report, progress)
+    team = Team()
+    with claimed(folder if team.first else None):
+        return _fit(team, model, dataset, config, folder, resume, on_report, progress)
 
 
-def _fit(model, dataset, config, folder, resume, on_report, progress) -> dict:
+def _fit(team, model, dataset, config, folder, resume, on_report, progress) -> dict:
     device = next(model.parameters()).device
     images, labels = dataset.train_images[: config.train_images], dataset.train_labels[: config.train_images]
     batch_size = min(config.batch_size, len(images))
+    mine = team.share(batch_size)
+    progress = progress and team.first
     steps_per_epoch = len(images) // batch_size
     total_steps = config.epochs * steps_per_epoch
     precision = pick_precision(device) if config.precision == "auto" else config.precision
@@ -210,7 +214,8 @@ def _fit(model, dataset, config, folder, resume, on_report, progress) -> dict:
 
     started = saved = time.perf_counter()
     pending, order = [], None
-    if on_report and step == 0:
+    team.own_noise(config.seed, step)
+    if on_report and step == 0 and team.first:
         with aside(config.seed, model):
             on_report(model, 0)
     bar = tqdm(total=total_steps, initial=step, disable=not progress, unit="step", mininterval=0.5)
@@ -219,7 +224,7 @@ def _fit(model, dataset, config, folder, resume, on_report, progress) -> dict:
         if i == 0 or order is None:
             order = data.epoch_order(len(images), config.seed, epoch).to(device)
         rate = config.learning_rate * schedule(step, config.warmup_steps, total_steps, config.schedule)
-        index = order[i * batch_size : (i + 1) * batch_size]
+        index = order[i * batch_size : (i + 1) * batch_size][mine]
         batch_images, batch_labels = images[index], labels[index]
         model.step = step  # for what a loss schedules
         terms = {}
@@ -229,6 +234,7 @@ def _fit(model, dataset, config, folder, resume, on_report, progress) -> dict:
             found = losses(player, batch_images, batch_labels)
             optimizer.zero_grad()
             found["loss"].backward()
+            team.average_gradients(player.network)
             found["gradient_norm"] = torch.nn.utils.clip_grad_norm_(player.network.parameters(), config.clip_norm)
             optimizer.step()
             terms |= {f"{player.name}_{name}".lstrip("_"): term.detach() for name, term in found.items()}
@@ -238,15 +244,18 @@ def _fit(model, dataset, config, folder, resume, on_report, progress) -> dict:
         pending.append(terms)
         report = step * config.reports_per_epoch // steps_per_epoch > (step - 1) * config.reports_per_epoch // steps_per_epoch
         if report or len(pending) == CHECK_STEPS:
-            last = collect(pending, sums, lowest, step, checkpoint)
+            last = collect(pending, sums, lowest, step, checkpoint, team)
             bar.update(len(pending))
             numbers = ", ".join(f"{name.replace('_', ' ')} {last[name]:.3f}" for name in watched)
             bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, {numbers}", refresh=False)
             pending = []
             if hasattr(model, "alarm") and (message := model.alarm(last)):
                 alarms.append({"step": step, "what": message})
-                tqdm.write(f"step {step}: {message}")
-        if report:
+                if team.first:
+                    tqdm.write(f"step {step}: {message}")
+        if report and not team.first:
+            sums, lowest, reported = {}, {}, step
+        elif report:
             row = {"epoch": round(step / steps_per_epoch, 2), "step": step}
             row |= {f"train_{name}": total / (step - reported) for name, total in sums.items()}
             if len(players) > 1:
@@ -261,7 +270,7 @@ def _fit(model, dataset, config, folder, resume, on_report, progress) -> dict:
             if progress and (config.epochs == 1 or row["epoch"] % 1 == 0):  # of a long run one line an epoch
                 numbers = [f"{n.replace('_', ' ')}: train {row['train_' + n]:.4f}, validation {row['validation_' + n]:.4f}" for n in watched]
                 tqdm.write(f"epoch {row['epoch']:g}: {'; '.join(numbers).removeprefix('loss: ')}, {row['seconds']:.0f} s")
-        if checkpoint and not pending and (report or time.perf_counter() - saved > CHECKPOINT_SECONDS):
+        if checkpoint and team.first and not pending and (report or time.perf_counter() - saved > CHECKPOINT_SECONDS):
             saved = save()
     bar.close()
     if hasattr(model, "finish"):
@@ -274,6 +283,7 @@ def _fit(model, dataset, config, folder, resume, on_report, progress) -> dict:
             "parameters": count_parameters(model),
             "train_images": len(images),
             "device": device_name(device),
+            **({"processes": team.size} if team.size > 1 else {}),
             "precision": precision,
             "compiled": compiled,
             "seconds": round(seconds + time.perf_counter() - started, 1),
@@ -302,10 +312,10 @@ def schedule(step: int, warmup: int, total: int, kind: str = "cosine") -> float:
     return min(1.0, (step + 1) / max(1, warmup)) * decay
 
 
-def collect(pending, sums, lowest, step, checkpoint) -> dict[str, float]:
+def collect(pending, sums, lowest, step, checkpoint, team) -> dict[str, float]:
     """Add the terms of the last steps to `sums`, keep the `lowest`, or raise if one is not finite; return their means."""
     names = list(pending[0])
-    table = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in pending]).double().cpu()
+    table = team.average(torch.stack([torch.stack([terms[name].float() for name in names]) for terms in pending])).double().cpu()
     if not table.isfinite().all():
         row = int((~table.isfinite()).any(dim=1).nonzero()[0])
         broken = [name for name, value in zip(names, table[row].tolist(), strict=True) if not math.isfinite(value)]

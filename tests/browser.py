@@ -1,7 +1,8 @@
 """The sliders in a real browser: JupyterLab on this machine, Chromium without a window, keys instead of a mouse.
 
 `make test-browser` runs it. Each notebook is opened as a reader opens it and run in the smoke profile; then every slider of
-every explorer is moved a step and back. RECORD=1 keeps the times from the key to the new picture in results/browser.json.
+every explorer is moved a step and back. RECORD=1 keeps the times from the key to the new picture in results/browser.json
+and a picture of one explorer in imgs/sliders.png.
 """
 
 import os
@@ -157,5 +158,7 @@ def test_every_slider_of(name, lab, page):
         path = training.RESULTS / "browser.json"
         record = training.json.loads(path.read_text()) if path.exists() else {"what": "milliseconds from a key to the new picture in Chromium"}
         found = {"explorers": explorers.count(), "moves": len(waits), "median": round(median), "most": round(max(waits))}
+        if name.startswith("04"):  # for the README
+            explorers.nth(1).screenshot(path=ROOT / "imgs" / "sliders.png")
         training.write_json(path, record | {"device": training.device_name("cpu"), name: found})
     assert median <= LIMITS[name]
