@@ -263,14 +263,17 @@ def _read_npz(path):
         raise DataUnavailable(f"There is no file {path}: give the path of an .npz with train_images, train_labels, test_images, test_labels.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = {f"{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")} - set(file)
+            kinds = ("images", "labels") if {"train_labels", "test_labels"} & set(file) else ("images",)
+            missing = {f"{part}_{kind}" for part in ("train", "test") for kind in kinds} - set(file)
             if missing:
                 raise UserError(f"{path} lacks {', '.join(sorted(missing))}: add these arrays.")
-            arrays = [file[f"{part}_{kind}"] for part in ("train", "test") for kind in ("images", "labels")]
+            arrays = [file[f"{part}_{kind}"] for part in ("train", "test") for kind in kinds]
     except UserError:
         raise
     except Exception as error:  # numpy, zipfile and zlib each raise their own kinds on a damaged file
         raise UserError(f"{path} can't be read as an .npz of plain arrays ({type(error).__name__}): write it again with numpy.savez.") from None
+    if len(arrays) == 2:  # without labels: all are of one class
+        arrays = [array for images in arrays for array in (images, np.zeros(len(images), np.int64))]
     result = []
     for images, labels in (arrays[:2], arrays[2:]):
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):

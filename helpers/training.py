@@ -533,6 +533,8 @@ def recipe(model: str, profile: str, dataset, **changes):
         images = len(dataset.train_images[: train_config.train_images])
         stages = len(sides(ProGANConfig(dataset.image_shape)))
         settings = settings | {"stage_steps": max(1, train_config.epochs * (images // train_config.batch_size) // (stages + 1))}
+    if model in LABELLED and len(dataset.classes) < 2:
+        raise UserError(f"A {model} needs labels of at least two classes, and {dataset.name} has none: add train_labels and test_labels.")
     if model in LABELLED:
         settings = settings | {"classes": round(len(dataset.classes) ** (1 / dataset.parts)), "parts": dataset.parts}
     torch.manual_seed(check_seed(train_config.seed))

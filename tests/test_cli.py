@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -206,3 +207,26 @@ def test_bad_labels(trained, told, tmp_path, capsys):
         assert run("sample", weights, "--label", label, "--out", out) == 1
         assert re.search(says, capsys.readouterr().err)
     assert not out.exists()
+
+
+def own(folder, side, channels=(), classes=3):
+    """An .npz of somebody's own: squares of one brightness a class, on noise."""
+    arrays, generator = {}, np.random.default_rng(0)
+    for part, n in (("train", 80), ("test", 20)):
+        labels = np.arange(n) % max(1, classes)
+        images = generator.integers(0, 60, (n, side, side, *channels), dtype=np.uint8)
+        images[:, 4:-4, 4:-4] += (40 + 60 * labels).astype(np.uint8).reshape(n, *[1] * (images.ndim - 1))
+        arrays |= {f"{part}_images": images} | ({f"{part}_labels": labels} if classes else {})
+    np.savez(folder / "mine.npz", **arrays)
+    return folder / "mine.npz"
+
+
+@pytest.mark.parametrize("model", training.MODELS)
+@pytest.mark.parametrize("kind", ["colour 24x24", "grey 32x32 without labels"])
+def test_own_images_train_every_family_or_hear_why_not(model, kind, tmp_path, capsys):
+    path = own(tmp_path, 24, (3,)) if kind.startswith("colour") else own(tmp_path, 32, classes=0)
+    code = run("train", model, "--dataset", path, "--profile", "smoke", "--epochs", 1, "--images", 64, "--folder", tmp_path / "run")
+    if model in training.LABELLED and "without labels" in kind:
+        assert code == 1 and f"A {model} needs labels of at least two classes" in capsys.readouterr().err
+    else:
+        assert code == 0 and run("evaluate", tmp_path / "run" / "model.safetensors", "--json") == 0
