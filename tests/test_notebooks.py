@@ -1,10 +1,13 @@
 """What must be true of every committed notebook, besides running (nbval sees to that)."""
 
+import os
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(ROOT.glob("0*.ipynb"))
@@ -58,3 +61,36 @@ def test_the_source_that_is_shown_is_the_source_that_runs(notebook, monkeypatch)
     for cell in cells:
         exec(cell.source, names)
         assert shown.pop() == cell.outputs[0]["data"]["text/html"], f"run this notebook again: {cell.source}"
+
+
+def test_a_kernel_that_died_half_way_goes_on(tmp_path):
+    """Restarted and run with RESUME = True, the notebook's training ends where an uninterrupted one does."""
+    whole = nbformat.read(ROOT / "02_autoencoder_vae.ipynb", as_version=4)
+    code = [cell for cell in whole.cells if cell.cell_type == "code"]
+    first = next(i for i, cell in enumerate(code) if "training.fit(" in cell.source)
+    killer = """
+import os, pathlib, signal, threading, time
+def kill():
+    while not list(pathlib.Path("runs").rglob("checkpoint.pt")):
+        time.sleep(0.002)
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=kill, daemon=True).start()
+"""
+
+    def run(folder, before="", resume=False):
+        folder.mkdir(exist_ok=True)
+        sources = [
+            before,
+            *(cell.source for cell in code[: first + 1]),
+            "print(sum(p.double().sum() for p in model.parameters()).item(), record['epochs'])",
+        ]
+        cells = [nbformat.v4.new_code_cell(source.replace("RESUME = False", f"RESUME = {resume}")) for source in sources]
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": whole.metadata["kernelspec"]})
+        environment = os.environ | {"PROFILE": "smoke", "DATASET": "digits", "CHECKPOINT_SECONDS": "0", "PYTHONPATH": str(ROOT)}
+        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute(env=environment)
+        return re.sub(r"'seconds': [\d.]+", "", notebook.cells[-1].outputs[0].text)
+
+    expected = run(tmp_path / "whole")
+    with pytest.raises(DeadKernelError):
+        run(tmp_path / "broken", killer)
+    assert run(tmp_path / "broken", resume=True) == expected
