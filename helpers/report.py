@@ -131,7 +131,8 @@ def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, measured, half, table, models)}
     bench = json.loads((training.RESULTS / "bench.json").read_text())
-    return environment.from_string(TEXT.read_text()).render(names | {"shipped": training.shipped(), "bench": bench, "load": experiments.load})
+    values = {"shipped": training.shipped(), "bench": bench, "load": experiments.load, "record": training.record}
+    return environment.from_string(TEXT.read_text()).render(names | values)
 
 
 def write() -> None:
