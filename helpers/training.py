@@ -127,14 +127,18 @@ def claimed(folder):
     if folder is None:
         yield
         return
+    lock = filelock.FileLock(Path(folder).resolve() / ".lock", timeout=0, is_singleton=True)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(Path(folder).resolve() / ".lock", timeout=0, is_singleton=True):
-            yield
+        lock.acquire()
     except filelock.Timeout:
         raise UserError(f"Another run is writing to {folder}: wait for it to end, or give this one a folder of its own (--folder).") from None
     except OSError as error:
         raise UserError(f"{folder} can't be written ({error.strerror}): choose another folder (--folder).") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @with_enough_memory

@@ -100,8 +100,7 @@ def test_an_earlier_checkpoint_is_not_lost(trained, capsys):
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupted(model, dataset, config, folder, resume):
-        folder.mkdir()
-        (folder / "checkpoint.pt").write_bytes(b"")
+        (folder / "checkpoint.pt").write_bytes(b"")  # the folder is there: it has been claimed
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "fit", interrupted)

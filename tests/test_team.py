@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -38,13 +39,14 @@ def test_two_processes_learn_as_one_does(model, term, tmp_path):
 
 def test_two_processes_are_killed_and_one_goes_on(tmp_path):
     command = [*LAUNCH, "train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--epochs", "30", "--folder", str(tmp_path)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    both = subprocess.Popen(command, env=os.environ | {"CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}, **quiet)
+    environment = os.environ | {"CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
+    both = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "checkpoint.pt").exists():
         assert both.poll() is None
         time.sleep(0.01)
-    os.killpg(both.pid, signal.SIGKILL)
-    both.wait()
+    for process in [*psutil.Process(both.pid).children(recursive=True), both]:  # torchrun's own death would leave its workers alive
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     reached = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]
     record = train(ALONE, "realnvp", tmp_path, "--epochs", "30", "--resume")
     assert 0 < reached < record["epochs"][-1]["step"] and record["epochs"][-1]["epoch"] == 30
