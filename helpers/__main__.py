@@ -72,6 +72,8 @@ def evaluate(args):
     if args.samples < 1:
         raise UserError(f"{args.samples} importance samples were asked for: ask for at least 1.")
     if args.weights == "all":
+        if args.json or args.dataset or args.inception or args.samples > 1:
+            raise UserError("`evaluate all` takes --data and --record alone: for the rest name one model.")
         return evaluate_all(args, device)
     with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
         model, info = training.load_model(args.weights, device)
@@ -122,8 +124,10 @@ def evaluate_all(args, device):
             found["sampled_on"] = training.device_name(device)
         differs = [key for key in recorded if key in found and key not in UNLIKE and not metrics.agrees(key, found[key], recorded[key])]
         left = [key for key in recorded if key not in found]
-        compared += len(recorded) - len(left)
+        compared += sum(isinstance(recorded[key], float | int) and key not in UNLIKE for key in recorded.keys() - left)
         wrong += [f"{name}: {key} is {found[key]}, recorded {recorded[key]}" for key in differs]
+        if hasattr(model, "sample") and "frechet_distance" in left:
+            wrong.append(f"{name}: its samples were not measured: there is no judge for {dataset.name}")
         rest = f"; not measured again: {', '.join(left)}" + f" ({samples:,} importance samples)" * (samples >= LONG) if left else ""
         verdict = "DIFFERS: " + ", ".join(differs) if differs else "as recorded"
         print(f"{name:26} {time.perf_counter() - begun:4.0f} s  {verdict}{rest}", flush=True)

@@ -412,7 +412,8 @@ def named_latents(model, images) -> tuple[dict[str, float], dict[str, list[float
         codes = torch.cat([model.encode(part) for part in images.split(1_000)])
     order = use.argsort(descending=True)
     shares = {name: disentanglement.explained(codes[:, order], values) for name, values in disentanglement.attributes(images).items()}
-    best = {f"explained_{name}": of[use[order] > disentanglement.CARRIES].max().item() for name, of in shares.items()}
+    carries = use[order] > disentanglement.CARRIES
+    best = {f"explained_{name}": of[carries].max().item() if carries.any() else 0.0 for name, of in shares.items()}
     return best, {name: [round(share, 4) for share in of.tolist()] for name, of in shares.items()}
 
 
@@ -464,11 +465,13 @@ def diversity_within(ours, labels, reference: Reference, n: int = 200) -> float:
 
 
 def samples_per_second(model, n: int = 500) -> float:
-    """How many images a second the model draws, in one call for n, after one to warm up."""
-    for _ in range(2):
+    """How many images a second the model draws in one call for n: the median of three, after one to warm up."""
+    times = []
+    for _ in range(4):
         started = time.perf_counter()
         model.sample(n, labels=in_turn(model, n)).sum().item()  # a number: the device has finished
-    return n / (time.perf_counter() - started)
+        times.append(time.perf_counter() - started)
+    return n / sorted(times[1:])[1]
 
 
 # By how much a metric that is measured again may differ, on another machine with other random numbers: as a share of the
@@ -489,8 +492,8 @@ TOLERANCES = {
     "legibility_of_broken_images": (0, 0.003),
     "frechet_distance": (0.05, 0.03),
     "frechet_floor": (0.001, 0.0001),
-    "kernel_distance": (0.05, 0.005),
-    "kernel_floor": (0, 0.005),
+    "kernel_distance": (0.1, 0.001),
+    "kernel_floor": (0, 0.001),
     "precision": (0, 0.04),
     "recall": (0, 0.04),
     "precision_of_real": (0, 0.002),

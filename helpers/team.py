@@ -2,7 +2,8 @@
 of a computer without any: `torchrun --nproc-per-node 2 -m helpers train ...`.
 
 Each process takes its share of every batch, and the gradients are averaged: together they take the step that one process
-would take on the whole batch, but for the noise that each draws on its own. The first one alone writes and reports.
+would take on the whole batch, but for the noise that each draws on its own and for what depends on the batch as a whole
+(batch norm's statistics, a TCVAE's estimate). The first one alone writes and reports.
 """
 
 import os
@@ -18,8 +19,10 @@ class Team:
     def __init__(self):
         self.rank, self.size, self.accelerator = 0, int(os.environ.get("WORLD_SIZE", 1)), None
         if self.size > 1:
-            from accelerate import Accelerator
-
+            try:
+                from accelerate import Accelerator
+            except ModuleNotFoundError:
+                raise UserError(f"WORLD_SIZE is {self.size}: training on several processes needs the package accelerate: pip install it.") from None
             self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
             self.rank = self.accelerator.process_index
 

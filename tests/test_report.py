@@ -56,6 +56,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
         f"{w('vae-mnist', 'nll', 1)} nats on binarised MNIST ({samples} importance samples) after {minutes('vae-mnist')}",
         f"a bound of {w('fvae-mnist', 'neg_elbo', 1)} nats",
         f"has {w('vae-mnist', 'neg_elbo', 1)} after 50",
+        f"colours after {minutes('progan-cifar10')} on one thread",
         f"explains {100 * training.shipped()['betavae-mnist']['metrics']['explained_slant']:.0f} % of a digit's slant",
         f"{report.percent('cgan-mnist', 'control_accuracy')} of digits are read as the class asked for",
         f"Fréchet distance of its samples {w('cgan-mnist', 'frechet_distance')}",
