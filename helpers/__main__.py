@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from helpers import UserError, data, metrics, plots, training
+from helpers.team import Team
 
 
 def run_folder(model, dataset, profile, seed) -> Path:
@@ -36,7 +36,7 @@ def train(args):
     if args.start:
         training.start_from(model, args.start)
     folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
-    if int(os.environ.get("RANK", 0)):  # one of several processes: the first one keeps the folder
+    if not Team().first:  # the first of several processes keeps the folder
         training.fit(model.to(device), dataset, config, folder, resume=args.resume)
         return 0
     with training.claimed(folder):
@@ -103,9 +103,6 @@ def evaluate(args):
             print(f"{key:20} {value:.4f}" if isinstance(value, float) else f"{key:20} {value}")
 
 
-LONG = 1_000  # importance samples, from which on a likelihood takes a processor the better part of an hour
-
-
 def evaluate_all(args, device):
     """Measure all shipped weights again, and say what differs from the record; 1 if anything does by more than its tolerance."""
     sets, references, wrong, compared, started = {}, {}, [], 0, time.perf_counter()
@@ -118,7 +115,11 @@ def evaluate_all(args, device):
         if hasattr(model, "sample") and dataset.name not in references:
             references[dataset.name] = metrics.Reference(dataset)
         samples = recorded.get("importance_samples", 1)
-        found = metrics.evaluate(model, dataset, samples=samples if samples < LONG else 1, reference=references.get(dataset.name))
+        long = samples >= metrics.LONG
+        found = metrics.evaluate(model, dataset, samples=1 if long else samples, reference=references.get(dataset.name))
+        if long:  # the likelihood of all images would take hours
+            found = {key: value for key, value in found.items() if key not in metrics.BY_SAMPLES}
+            found |= metrics.nll_of_some(model, dataset.test_images, samples)
         if hasattr(model, "sample"):
             found["samples_per_second"] = round(metrics.samples_per_second(model), 1)
             found["sampled_on"] = training.device_name(device)
@@ -128,7 +129,7 @@ def evaluate_all(args, device):
         wrong += [f"{name}: {key} is {found[key]}, recorded {recorded[key]}" for key in differs]
         if hasattr(model, "sample") and "frechet_distance" in left:
             wrong.append(f"{name}: its samples were not measured: there is no judge for {dataset.name}")
-        rest = f"; not measured again: {', '.join(left)}" + f" ({samples:,} importance samples)" * (samples >= LONG) if left else ""
+        rest = f"; not measured again: {', '.join(left)}" + f" ({samples:,} importance samples an image)" * long if left else ""
         verdict = "DIFFERS: " + ", ".join(differs) if differs else "as recorded"
         print(f"{name:26} {time.perf_counter() - begun:4.0f} s  {verdict}{rest}", flush=True)
         if args.record:

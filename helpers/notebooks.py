@@ -10,6 +10,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 from helpers import UserError, training
 from helpers.plots import HEADLINE
@@ -43,6 +44,14 @@ class Client(NotebookClient):
             print("\r\033[K", end="")
 
 
+def to_html(notebook) -> str:
+    """A page that shows everything without a kernel or a network: of an explorer its picture, since its sliders would be dead."""
+    exporter = HTMLExporter()
+    usual = exporter.config.NbConvertBase.display_data_priority
+    exporter = HTMLExporter(config=Config({"NbConvertBase": {"display_data_priority": ["image/png", *usual]}}))
+    return exporter.from_notebook_node(notebook)[0]
+
+
 def execute(path: Path, profile: str, out: Path) -> dict:
     """Execute one notebook and write `out`/NAME.ipynb and .html, also where a cell fails; return its headline."""
     notebook = nbformat.read(path, as_version=4)
@@ -60,8 +69,7 @@ def execute(path: Path, profile: str, out: Path) -> dict:
         client.clear()
         out.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, out / path.name)
-        html, _ = HTMLExporter().from_notebook_node(notebook)
-        (out / path.with_suffix(".html").name).write_text(html, encoding="utf-8")
+        (out / path.with_suffix(".html").name).write_text(to_html(notebook), encoding="utf-8")
     if failure:
         print(failure, file=sys.stderr)
         raise UserError(f"{path.name} stopped at cell {client.cell}: see the traceback above and {out / path.name}.")

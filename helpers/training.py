@@ -1,7 +1,6 @@
 """Training: the loop, its checkpoints, and the weights that a run leaves behind."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -105,21 +104,17 @@ def compile_model(model) -> bool:
 # ----------------------------------------------------------------------------------------------------------- loop
 
 
-def with_enough_memory(train):
-    """Say which setting to lower where `train(model, dataset, config, ...)` runs out of memory."""
-
-    @functools.wraps(train)
-    def wrapped(model, dataset, config, *rest, **options):
-        try:
-            return train(model, dataset, config, *rest, **options)
-        except RuntimeError as error:  # the processor's own is a plain one
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-                raise
-            raise UserError(
-                f"The memory does not hold a step of {config.batch_size} images of this model: lower batch_size (--batch-size), or the model's width."
-            ) from error
-
-    return wrapped
+@contextlib.contextmanager
+def enough_memory(batch_size: int):
+    """Say which setting to lower where the memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:  # the processor's own is a plain one
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"The memory does not hold a step of {batch_size} images of this model: lower batch_size (--batch-size), or the model's width."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -142,7 +137,6 @@ def claimed(folder):
         lock.release()
 
 
-@with_enough_memory
 def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_report=None, progress=True) -> dict:
     """Train `model` in place on `dataset` and return its record: configuration, device, seconds, losses by epoch.
 
@@ -158,7 +152,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     does not suffice, or another run is writing to the folder.
     """
     team = Team()
-    with claimed(folder if team.first else None):
+    with claimed(folder if team.first else None), enough_memory(config.batch_size):
         return _fit(team, model, dataset, config, folder, resume, on_report, progress)
 
 
@@ -386,7 +380,7 @@ def load_checkpoint(path, identity: dict) -> dict:
     """Read a checkpoint written by `fit`; UserError where it is damaged or belongs to another configuration."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found, _ = state["identity"], state["alarms"]  # the second is there since GANs are: an older checkpoint lacks more than that
+        found = state["identity"]
     except Exception as error:  # a damaged file can raise nearly anything
         raise UserError(f"{path} is not a whole checkpoint ({type(error).__name__}): delete it and start again without resuming.") from None
     flat_found, flat_wanted = _flatten(found), _flatten(identity)

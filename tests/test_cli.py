@@ -1,6 +1,8 @@
 """The command line's contract."""
 
+import errno
 import json
+import os
 import re
 
 import numpy as np
@@ -53,6 +55,24 @@ def test_evaluate_can_keep_what_it_measured(trained, tmp_path, monkeypatch, caps
         assert new["metrics"]["importance_samples"] == 2 and new["metrics"]["bits_per_dim"] < old["metrics"]["bits_per_dim"]
         assert old | {"metrics": new["metrics"]} == new
     assert run("evaluate", "mine") == 0 and training.shipped()["mine"] == after[0]  # only when asked to
+
+
+def test_a_read_only_disk(trained, tmp_path, monkeypatch, capsys):
+    """What only reads goes on; what would write says so and leaves every file as it was."""
+    for folder in ("WEIGHTS", "RESULTS"):
+        monkeypatch.setattr(training, folder, tmp_path / folder)
+    training.ship(trained, "mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(training.tempfile, "mkstemp", refuse)
+    commands = ("ship", trained, "again"), ("evaluate", "mine", "--record"), ("sample", "mine", "--count", 1, "--out", tmp_path / "a.png")
+    for command in commands:
+        assert run(*command) == 1
+        assert re.search(r"^error: .* could not be written \(Read-only file system\): [^\n]*$", capsys.readouterr().err, re.MULTILINE)
+    assert run("evaluate", "mine") == 0 and {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_evaluate_all_measures_again_and_fails_on_what_differs(trained, tmp_path, monkeypatch, capsys):

@@ -9,6 +9,8 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
+from helpers import notebooks
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(ROOT.glob("0*.ipynb"))
 
@@ -37,6 +39,16 @@ def test_explorers_keep_their_widgets_and_pictures(notebook):
     assert len(explorers) >= 3
     for data in views:
         assert data["application/vnd.jupyter.widget-view+json"]["model_id"] in states
+
+
+def test_html_shows_every_picture(notebook):
+    html, pictures = (
+        notebooks.to_html(notebook),
+        [o.data["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})],
+    )
+    assert len(pictures) > 3
+    for picture in pictures:
+        assert picture.replace("\n", "") in html
 
 
 def test_cells_are_short(notebook):

@@ -180,4 +180,15 @@ def classify(device) -> dict:
     return {"n": len(found), "accuracy": right, "confusion, a row a true class": table.tolist()}
 
 
-MEASUREMENTS = {"temperature": temperature, "classify": classify}
+def surprise(device) -> dict:
+    """Bits per dimension of 2,000 test images of each data set under the flow of each."""
+    n, rows = 2_000, []
+    for trained_on in ("fashion", "mnist"):
+        model, _ = training.load_model(f"realnvp-{trained_on}", device)
+        for name in ("fashion", "mnist"):
+            found = metrics.bits_per_dim(model, data.load(name, device=device).test_images[:n])
+            rows.append({"flow": f"realnvp-{trained_on}", "images": name} | found)
+    return {"images": n, "rows": rows}
+
+
+MEASUREMENTS = {"temperature": temperature, "classify": classify, "surprise": surprise}
