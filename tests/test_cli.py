@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from helpers import __main__ as cli
-from helpers import data, training
+from helpers import data, metrics, training
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,20 @@ def test_evaluate_all_measures_again_and_fails_on_what_differs(trained, tmp_path
         == pytest.approx(recorded, abs=2e-3)
     )
     assert training.record("mine")["metrics"]["samples_per_second"] > 0 and run("evaluate", "all") == 0
+
+
+def test_evaluate_all_measures_a_long_likelihood_on_some_images(tmp_path, monkeypatch, capsys):
+    for name in ("WEIGHTS", "RESULTS"):
+        monkeypatch.setattr(training, name, tmp_path / name)
+    monkeypatch.setattr(metrics, "LONG", 3)
+    monkeypatch.setattr(metrics, "compile_model", lambda model: False)
+    assert run("train", "vae", "--dataset", "digits", "--profile", "smoke", "--epochs", 1, "--folder", tmp_path / "run") == 0
+    training.ship(tmp_path / "run", "mine")
+    assert run("evaluate", "mine", "--samples", 3, "--record") == 0 and run("evaluate", "all") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"as recorded; not measured again: nll, standard_error, importance_samples \(3 importance samples an image\)", said)
+    training.keep_metrics("mine", {"nll_of_first_100": training.record("mine")["metrics"]["nll_of_first_100"] + 1})
+    assert run("evaluate", "all") == 1 and "DIFFERS: nll_of_first_100" in capsys.readouterr().out
 
 
 def test_sample_draws_a_picture(trained, tmp_path):

@@ -65,7 +65,7 @@ def test_killed_twenty_times_and_resumed_ends_bit_equal(model, epochs, tmp_path)
     script = f"""
 import os, random, signal, sys, time
 from pathlib import Path
-import sklearn.datasets
+import sklearn.datasets, torch._dynamo  # the second is what torch's optimizers import when the first is made
 from helpers import __main__ as cli
 
 def start(*options):  # a fork of a process that has imported what takes seconds, and used none of it
