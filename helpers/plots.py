@@ -202,4 +202,4 @@ def film(frames: dict, name: str | None = None, milliseconds: int = 250) -> byte
 def show_film(gif: bytes) -> None:
     """Show an animated GIF, inside the notebook itself."""
     code = base64.b64encode(gif).decode()
-    display({"text/html": f"<img src='data:image/gif;base64,{code}'>", "image/gif": code, "text/plain": f"a film of {len(gif):,} bytes"}, raw=True)
+    display({"text/html": f"<img src='data:image/gif;base64,{code}'>", "text/plain": f"a film of {len(gif):,} bytes"}, raw=True)
