@@ -64,6 +64,18 @@ def change(name: str, before: str, after: str, key: str, digits: int = 1) -> str
     return f"{sum(gains) / len(gains):+.{digits}f} ({min(gains):+.{digits}f} to {max(gains):+.{digits}f})"
 
 
+def times_less(name: str, before: str, after: str, key: str, digits: int = 1) -> str:
+    """How many times smaller the mean of a metric is in one row of an experiment than in another."""
+    table = experiments.summary(experiments.load(name), (key,))
+    return f"{table[before][key][0] / table[after][key][0]:.{digits}f}"
+
+
+def lowest(name: str, label: str, epochs: int, digits: int = 1) -> str:
+    """The lowest loss of the discriminator in any step of the last epochs of any seed of a row."""
+    runs = [row["epochs"][-epochs:] for row in experiments.load(name)["rows"] if row["label"] == label]
+    return f"{min(epoch['lowest_discriminator_loss'] for run in runs for epoch in run):.{digits}f}"
+
+
 def measured(name: str, where: dict, key: str, digits: int = 2) -> str:
     """A number of the row of a measurement of shipped weights in which `where` holds."""
     rows = [row for row in experiments.load(name)["rows"] if where.items() <= row.items()]
@@ -129,10 +141,10 @@ def models(dataset: str) -> str:
 
 def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, measured, half, table, models)}
+    names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, times_less, lowest, measured, half, table, models)}
     bench = json.loads((training.RESULTS / "bench.json").read_text())
     values = {"shipped": training.shipped(), "bench": bench, "load": experiments.load, "record": training.record}
-    return environment.from_string(TEXT.read_text()).render(names | values).replace(", 1 threads", ", 1 thread")  # as older records say it
+    return environment.from_string(TEXT.read_text()).render(names | values)
 
 
 def write() -> None:

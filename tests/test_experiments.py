@@ -95,8 +95,11 @@ def test_gans_are_compared_too(tmp_path, monkeypatch):
     assert experiments.pictures("game")["gan @ 1.0"].shape == (12, 8, 8, 1)
     model, _ = training.load_model(tmp_path / "runs" / "game" / "gan" / "model.safetensors")
     assert model.config == GANConfig((1, 8, 8), latent=4, width=4)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "colour", (lambda: {"first": None, "grown": None}, (0,)))
     colour = ProGAN(ProGANConfig((3, 8, 8), latent=4, width=4)).eval()
-    experiments.keep_pictures("colour", "grown", colour, None)
+    for label in ("grown", "first"):
+        experiments.keep_pictures("colour", label, colour, None)
+    assert list(experiments.pictures("colour")) == ["first @ 1.0", "first @ 0.8", "grown @ 1.0", "grown @ 0.8"]  # as in the experiment
     with training.aside(0):
         expected = experiments.plots.to_uint8(colour.sample(12))
     assert torch.equal(experiments.pictures("colour")["grown @ 1.0"], torch.from_numpy(expected))

@@ -195,6 +195,8 @@ def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
         with training.aside(0):  # the same latents at both temperatures
             images = model.decode(model.encode(dataset.test_images[:n])) if kind == "rebuilt" else model.sample(n, kind, metrics.in_turn(model, n))
         kept[f"{label} @ {kind}"] = torch.from_numpy(plots.to_uint8(images.nan_to_num(0)))
+    order = list(rows_of(name))  # whenever each was run
+    kept = dict(sorted(kept.items(), key=lambda item: order.index(item[0].split(" @ ")[0])))
     rows = torch.cat([images.transpose(0, 1).flatten(1, 2) for images in kept.values()]).squeeze(-1)
     labels = PngImagePlugin.PngInfo()
     labels.add_text("rows", json.dumps(list(kept)))
