@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 
 from helpers import UserError, experiments, training
+from helpers.disentanglement import CARRIES
 
 TEXT = Path(__file__).with_name("report.md")
 REPORT = training.ROOT / "REPORT.md"
@@ -76,6 +77,13 @@ def lowest(name: str, label: str, epochs: int, digits: int = 1) -> str:
     return f"{min(epoch['lowest_discriminator_loss'] for run in runs for epoch in run):.{digits}f}"
 
 
+def carrying(name: str, label: str) -> str:
+    """From how few to how many latents, over the seeds of a row, carry enough to be counted (disentanglement.CARRIES nats)."""
+    runs = [row["metrics"]["kl_of_latents"] for row in experiments.load(name)["rows"] if row["label"] == label]
+    counts = [sum(nats > CARRIES for nats in run) for run in runs]
+    return f"{min(counts)} to {max(counts)}"
+
+
 def measured(name: str, where: dict, key: str, digits: int = 2) -> str:
     """A number of the row of a measurement of shipped weights in which `where` holds."""
     rows = [row for row in experiments.load(name)["rows"] if where.items() <= row.items()]
@@ -114,10 +122,10 @@ COLUMNS = {  # heading -> metric and digits, in the table of all models
 }
 
 
-def likelihood(metrics) -> str:
+def likelihood(metrics, conditional: bool = False) -> str:
     """What a model says of the probability of a test image, in the unit of its family."""
     if "bits_per_dim" in metrics:
-        return f"≤ {metrics['bits_per_dim']:.3f} bits/dim"
+        return f"≤ {metrics['bits_per_dim']:.3f} bits/dim" + ", given the label" * conditional
     if "nll" in metrics:
         return f"≤ {metrics['nll']:.2f} nats, binary ({metrics['importance_samples']:,} samples)"
     return f"≤ {metrics['neg_elbo']:.2f} nats, binary (ELBO)" if "neg_elbo" in metrics else "none"
@@ -131,7 +139,7 @@ def models(dataset: str) -> str:
         found = entry["metrics"]
         values = [number(found[key], digits) if key in found else "–" for key, digits in COLUMNS.values()]
         cost = [f"{entry['parameters']:,}", f"{entry['seconds'] / 60:.1f} min, {entry['device']}", f"{found['samples_per_second']:,.0f}"]
-        lines.append([f"`{name}`", likelihood(found), *values, *cost])
+        lines.append([f"`{name}`", likelihood(found, entry["model"] == "realnvp-conditional"), *values, *cost])
         floor = found if "kernel_floor" in found else floor
     if floor:
         values = [floor["frechet_floor"], floor["kernel_floor"], floor["precision_of_real"], floor["recall_of_real"]]
@@ -141,7 +149,7 @@ def models(dataset: str) -> str:
 
 def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, times_less, lowest, measured, half, table, models)}
+    names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, times_less, lowest, carrying, measured, half, table, models)}
     bench = json.loads((training.RESULTS / "bench.json").read_text())
     values = {"shipped": training.shipped(), "bench": bench, "load": experiments.load, "record": training.record}
     return environment.from_string(TEXT.read_text()).render(names | values)
