@@ -26,8 +26,9 @@ def train(args):
     changes = {"epochs": args.epochs, "train_images": args.images, "batch_size": args.batch_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     for name, value in changes.items():
-        if value < 1:
-            raise UserError(f"{value} {name.replace('_', ' ')} were asked for: ask for at least 1.")
+        least = 2 if name == "train_images" else 1  # one image has no spread to start from
+        if value < least:
+            raise UserError(f"{value} {name.replace('_', ' ')} were asked for: ask for at least {least}.")
     changes["seed"] = args.seed
     training.check_model(args.model)
     device = training.pick_device()
@@ -153,6 +154,8 @@ def sample(args):
     torch.manual_seed(training.check_seed(args.seed))
     asked = [name.strip() for name in args.labels.split(",")] if args.labels is not None else []
     count = args.count if args.count is not None else len(asked) if len(asked) > 1 else 64
+    if count < 1:
+        raise UserError(f"{count} samples were asked for: ask for at least 1.")
     labels = metrics.in_turn(model, count)
     if asked:
         if labels is None:
@@ -270,6 +273,9 @@ def parser():
 
 
 def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # β on a console that has no such letter
     args = parser().parse_args()
     try:
         return args.call(args) or 0

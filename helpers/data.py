@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import torch
 
@@ -221,7 +222,7 @@ def _read_idx(folder, root):
     raw = root / folder / "raw"
     kind = getattr(datasets, folder)
     if not all((raw / file).exists() for file in IDX_MD5[folder]):
-        _download(lambda: kind(root, download=True), folder, root)
+        _download(lambda: kind(root, download=True), folder, root)  # what another process has fetched meanwhile is not fetched again
     for file, md5 in IDX_MD5[folder].items():
         try:
             found = hashlib.md5((raw / file).read_bytes()).hexdigest()
@@ -302,7 +303,8 @@ def _download(fetch, what, root):
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        fetch()
+        with filelock.FileLock(root / ".download.lock"):  # of several processes one fetches, the others wait
+            fetch()
     except (OSError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataUnavailable(f"{what} is not under {root} and its download failed ({reason}): check the network, or copy the files there.") from None

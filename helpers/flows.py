@@ -200,6 +200,8 @@ class ElementwiseAffine(Bijection):
     makes the base distribution a learned Gaussian instead of the standard one.
     """
 
+    started = False  # from trained weights, which `RealNVP.initialize` must leave alone
+
     def __init__(self, *shape):
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(shape))
@@ -404,7 +406,8 @@ class RealNVP(nn.Module):
     @torch.no_grad()
     def initialize(self, images, labels=None) -> None:
         """Standardise a batch of images after the logit, and its latents: training then starts near the right scale."""
-        affine = [module for module in self.flow.modules() if isinstance(module, ElementwiseAffine)]
+        affine = [module for module in self.flow.modules() if isinstance(module, ElementwiseAffine) and not module.started]
+        # by hooks, since each is to be initialised by what comes out of those before it
         hooks = [module.register_forward_pre_hook(lambda module, inputs: module.initialize(inputs[0])) for module in affine]
         self.flow(self.dequantization(self._bins(images))[0], self._context(labels if self.config.classes else None, len(images)))
         for hook in hooks:

@@ -288,6 +288,13 @@ class GAN(nn.Module):
         terms = {f"{player}_{name}": value for player, found in both.items() for name, value in found.items()}
         return {"loss": terms["discriminator_loss"] + terms["generator_loss"]} | terms
 
+    def load_state_dict(self, state_dict, *options, **more):
+        """Shipped weights hold the averaged generator alone; the other one then starts as that."""
+        if self.config.average and not any(key.startswith("generator.") for key in state_dict):
+            copies = {key.replace("averaged.", "generator.", 1): value for key, value in state_dict.items() if key.startswith("averaged.")}
+            state_dict = dict(state_dict) | copies
+        return super().load_state_dict(state_dict, *options, **more)
+
     def _labels(self, labels):
         return labels if self.config.classes else None
 

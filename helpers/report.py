@@ -152,7 +152,7 @@ def render() -> str:
     names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, times_less, lowest, carrying, measured, half, table, models)}
     bench = json.loads((training.RESULTS / "bench.json").read_text())
     values = {"shipped": training.shipped(), "bench": bench, "load": experiments.load, "record": training.record}
-    return environment.from_string(TEXT.read_text()).render(names | values)
+    return environment.from_string(TEXT.read_text(encoding="utf-8")).render(names | values)
 
 
 def write() -> None:

@@ -141,7 +141,7 @@ def interpolation(model, first, second) -> Explorer:
     ends = torch.stack([first, second])
     with aside():  # a VAE of binary images draws them at random
         latents = model.encode(ends)
-    pixels = ends.to(latents.dtype) / 255
+    pixels = (ends / 255 if ends.dtype == torch.uint8 else ends).to(latents.dtype)
 
     def draw(model, position):
         mixed = model.decode(slerp(latents[:1], latents[1:], position))

@@ -96,6 +96,8 @@ def compile_model(model) -> bool:
     except Exception as error:  # the compiler raises whatever its tool chain raises
         warnings.warn(f"torch.compile does not work here ({type(error).__name__}): training runs eagerly, slower.", stacklevel=2)
         return False
+    # couplings of all sizes share their code, of which torch would compile 8 variants and then, silently, no more
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for region in model.regions():
         region.compile(dynamic=False)
     return True
@@ -165,6 +167,8 @@ def _fit(team, model, dataset, config, folder, resume, on_report, progress) -> d
     steps_per_epoch = len(images) // batch_size
     total_steps = config.epochs * steps_per_epoch
     precision = pick_precision(device) if config.precision == "auto" else config.precision
+    if mine.stop - mine.start < 2 and any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise UserError("A batch of 1 image was given to batch norm, which needs the spread of several: give each process at least 2.")
     if getattr(model.config, "classes", 0):
         check_labels(model, labels, len(images))
     players = model.players() if hasattr(model, "players") else [Player("", model, model.loss)]
@@ -190,8 +194,12 @@ def _fit(team, model, dataset, config, folder, resume, on_report, progress) -> d
         kept = ("step", "reported", "seconds", "sums", "lowest", "epochs", "alarms")
         step, reported, seconds, sums, lowest, rows, alarms = (state[key] for key in kept)
         set_rng_state(state["rng"])
+        if hasattr(model, "won"):
+            model.won = state["won"]  # how long a discriminator has been winning
     elif hasattr(model, "initialize"):
         model.initialize(images[:1_000], labels[:1_000])
+    if team.average(torch.tensor(float(step), device=device)).item() != step:
+        raise UserError(f"Not every process sees the checkpoint in {folder}: resume in a folder that all hosts share.")
 
     compiled, compile_seconds = False, 0.0
     if config.compile:
@@ -199,7 +207,7 @@ def _fit(team, model, dataset, config, folder, resume, on_report, progress) -> d
         compiled = compile_model(model)
         with rehearsal(model):
             for player, optimizer in zip(players, optimizers, strict=True):
-                losses(player, images[:batch_size], labels[:batch_size])["loss"].backward()  # the first call is the one that compiles
+                losses(player, images[:batch_size][mine], labels[:batch_size][mine])["loss"].backward()  # the first call is the one that compiles
                 optimizer.zero_grad()
         set_rng_state(rng)
         compile_seconds = time.perf_counter() - started
@@ -207,7 +215,7 @@ def _fit(team, model, dataset, config, folder, resume, on_report, progress) -> d
     def save():
         state = {"identity": identity, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "rng": rng_state()}
         state |= {"step": step, "reported": reported, "seconds": seconds + time.perf_counter() - started}
-        state |= {"sums": sums, "lowest": lowest, "epochs": rows, "alarms": alarms}
+        state |= {"sums": sums, "lowest": lowest, "epochs": rows, "alarms": alarms, "won": getattr(model, "won", 0)}
         write_atomically(checkpoint, lambda file: torch.save(state, file))
         return time.perf_counter()
 
@@ -334,9 +342,9 @@ def validate(model, dataset, config) -> dict[str, float]:
     """Mean of each term of the loss over the validation images, in float32."""
     images, labels = (part[: config.validation_images] for part in dataset.part("validation"))
     totals = {}
-    for start in range(0, len(images), 250):
-        batch = images[start : start + 250]
-        for name, value in model.loss(batch, labels[start : start + 250]).items():
+    parts = math.ceil(len(images) / 250)  # of equal size: minibatch statistics need more than one image
+    for batch, batch_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        for name, value in model.loss(batch, batch_labels).items():
             totals[name] = totals.get(name, 0.0) + value.item() * len(batch)
     return {name: total / len(images) for name, total in totals.items()}
 
@@ -372,8 +380,8 @@ def rng_state() -> dict:
 
 def set_rng_state(state: dict) -> None:
     torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for i, of_gpu in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(of_gpu, i)
 
 
 def load_checkpoint(path, identity: dict) -> dict:
@@ -527,11 +535,12 @@ def recipe(model: str, profile: str, dataset, **changes):
     train_config = replace(train_config, **changes)
     kind, model_config = MODELS[model]
     if kind is TCVAE:
-        settings = settings | {"images": len(dataset.train_images)}
+        settings = settings | {"images": len(dataset.train_images[: train_config.train_images])}
     if kind is ProGAN:  # every stage as long as the others, the last one twice
         images = len(dataset.train_images[: train_config.train_images])
         stages = len(sides(ProGANConfig(dataset.image_shape)))
-        settings = settings | {"stage_steps": max(1, train_config.epochs * (images // train_config.batch_size) // (stages + 1))}
+        steps = train_config.epochs * (images // min(images, train_config.batch_size))
+        settings = settings | {"stage_steps": max(1, steps // (stages + 1))}
     if model in LABELLED and len(dataset.classes) < 2:
         raise UserError(f"A {model} needs labels of at least two classes, and {dataset.name} has none: add train_labels and test_labels.")
     if model in LABELLED:
@@ -544,10 +553,11 @@ def start_from(model, weights) -> None:
     """Give `model` the trained `weights` (a shipped name or a file) instead of its random start.
 
     Where the model's tensor has more input channels than the trained one, as in the networks of a conditional flow, the
-    new channels start at 0; a tensor of another shape keeps its own start. UserError where nothing fits.
+    new channels start at 0; a tensor of another shape keeps its own start. What was taken is not initialised from data
+    any more. UserError where nothing fits.
     """
     trained, _ = load_model(weights, next(model.parameters()).device)
-    found, taken = trained.state_dict(), 0
+    found, taken = trained.state_dict(), set()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             source = found.get(name)
@@ -559,7 +569,11 @@ def start_from(model, weights) -> None:
                 tensor.zero_()[:, : source.shape[1]] = source
             else:
                 continue
-            taken += 1
+            taken.add(name)
+    for prefix, module in model.named_modules():
+        own = {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        if hasattr(module, "started"):
+            module.started = own <= taken
     if not taken:
         raise UserError(f"Not one tensor of {weights} fits this model: start from weights of the same family and widths.")
 
@@ -621,7 +635,10 @@ def record(name: str) -> dict:
 
 def ship(folder, name: str) -> None:
     """Put a finished run into weights/ and results/ under `name`, in half precision, and enter it in the index."""
-    content, record = halved((Path(folder) / "model.safetensors").read_bytes()), (Path(folder) / "result.json").read_bytes()
+    try:
+        content, record = halved((Path(folder) / "model.safetensors").read_bytes()), (Path(folder) / "result.json").read_bytes()
+    except OSError as error:
+        raise UserError(f"{folder} holds no finished run ({error.strerror}): give the folder of one that `train` has left.") from None
     result = json.loads(record)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
     entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
@@ -631,8 +648,13 @@ def ship(folder, name: str) -> None:
 
 
 def halved(content: bytes) -> bytes:
-    """A .safetensors file with its float32 tensors in float16: half the size, and read back as float32 of 11 bits."""
+    """A .safetensors file with its float32 tensors in float16: half the size, and read back as float32 of 11 bits.
+
+    Of a generator with a running average, which alone is drawn with, only that is kept: GAN.load_state_dict knows.
+    """
     tensors = {key: value.half() if value.dtype == torch.float32 else value for key, value in safetensors.torch.load(content).items()}
+    if any(key.startswith("averaged.") for key in tensors):
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("generator.")}
     broken = [key for key, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"{broken[0]} has values beyond the range of half precision (65,504): these weights can't be shipped.")

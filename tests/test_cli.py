@@ -217,6 +217,8 @@ def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
     latents = model.encode(images, labels)
     assert torch.equal(latents, model.encode(images, (labels + 1) % 10))  # at first it ignores the label ...
     torch.testing.assert_close(latents, plain.encode(images), rtol=0, atol=1e-5)  # ... and is what it started from
+    model.initialize(data.load("digits").train_images[:100], data.load("digits").train_labels[:100])  # as training does first
+    torch.testing.assert_close(latents, model.encode(images, labels), rtol=0, atol=1e-5)
     assert run("train", "classifier", "--dataset", "digits", "--profile", "smoke", "--start", told, "--folder", tmp_path) == 1
     assert "Not one tensor" in capsys.readouterr().err
 

@@ -82,7 +82,8 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
                 keep_pictures(name, label, model, sets[row.dataset])
             if seed == SEEDS[0] and "weights" in row.measure:
                 keep_weights(name, label, model, result)
-            record["rows"] = [done for done in record["rows"] if (done["label"], done["seed"]) != (label, seed)] + [result]
+            rows_ = load(name)["rows"] if path.exists() else []  # another process may have added some meanwhile
+            record["rows"] = [done for done in rows_ if done["label"] in rows_of(name) and (done["label"], done["seed"]) != (label, seed)] + [result]
             record["rows"].sort(key=lambda done: (done["seed"], list(rows_of(name)).index(done["label"])))  # whenever each was run
             training.write_json(path, record)
     return record
