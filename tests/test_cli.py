@@ -149,7 +149,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         (("train", "realnvp", "--dataset", "mnits"), "no data set 'mnits'"),
         (("train", "realnvp", "--dataset", "digits", "--profile", "fast"), "no profile 'fast'"),
         (("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--epochs", "0"), "0 epochs"),
-        (("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--images", "-5"), "-5 train images"),
+        (("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--images", "1"), "1 train images were asked for: ask for at least 2"),
+        (
+            ("train", "gan", "--dataset", "digits", "--profile", "smoke", "--batch-size", "1", "--folder", "TMP"),
+            "A batch of 1 image was given to batch norm",
+        ),
+        (("ship", "nowhere", "name"), "nowhere holds no finished run"),
         (("evaluate", "nothing"), "no weights 'nothing'"),
         (("sample", "WEIGHTS", "--count", "0", "--out", "a.png"), "at least 1"),
         (("sample", "WEIGHTS", "--temperature", "-1", "--out", "a.png"), "-1.0"),
@@ -161,8 +166,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         (("sample", "WEIGHTS", "--out", "/dev/null/a.png"), "could not be written"),
     ],
 )
-def test_mistakes_get_one_sentence(trained, args, says, capsys):
-    assert run(*[trained / "model.safetensors" if a == "WEIGHTS" else a for a in args]) == 1
+def test_mistakes_get_one_sentence(trained, args, says, capsys, tmp_path):
+    assert run(*[{"WEIGHTS": trained / "model.safetensors", "TMP": tmp_path}.get(a, a) for a in args]) == 1
     captured = capsys.readouterr()
     assert says in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
 
@@ -188,6 +193,7 @@ def test_a_chosen_class(told, tmp_path):
 
 
 def test_a_label_for_each_sample(told, tmp_path, capsys):
+    assert run("sample", told, "--count", "-5", "--out", tmp_path / "x.png") == 1 and "-5 samples were asked for" in capsys.readouterr().err
     out = tmp_path / "three.png"
     assert run("sample", told, "--labels", "7, 7,1", "--out", out) == 0
     assert "3 samples" in capsys.readouterr().out and Image.open(out).size == (2 * 18 + 2, 2 * 18 + 2)

@@ -51,6 +51,26 @@ def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     assert mean == pytest.approx(sum(values) / 2) and spread == pytest.approx(abs(values[0] - values[1]) / 2)
 
 
+def test_two_processes_share_an_experiment(tmp_path, monkeypatch):
+    """What another one has recorded meanwhile is kept."""
+    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", (tiny, (0,)))
+    real = experiments.train_row
+
+    def slow(row, *rest):
+        if not (tmp_path / "tiny.json").exists():
+            experiments.run("tiny", only="batch", seed=1)
+        return real(row, *rest)
+
+    def first(row, *rest):
+        monkeypatch.setattr(experiments, "train_row", real)
+        return slow(row, *rest)
+
+    monkeypatch.setattr(experiments, "train_row", first)
+    experiments.run("tiny", only="channel")
+    assert {(row["label"], row["seed"]) for row in experiments.load("tiny")["rows"]} == {("channel", 0), ("batch", 1)}
+
+
 def test_effects_are_taken_seed_by_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "RESULTS", tmp_path)
     values = {"a": (1.0, 2.0, 3.0), "b": (0.9, 1.8, 2.9), "c": (1.1, 1.9, 3.0)}

@@ -174,11 +174,13 @@ def test_samples_are_drawn_with_the_average():
     assert training.count_parameters(model) == sum(p.numel() for network in (model.generator, model.discriminator) for p in network.parameters())
 
 
-def test_a_discriminator_that_has_won_is_told_once(digits, capsys):
+def test_a_discriminator_that_has_won_is_told_once(digits, tmp_path, capsys):
     """Against a generator that can't learn, the discriminator wins; the run says so while it happens, and in its record."""
     model, config = training.recipe("gan", "smoke", digits, epochs=25, learning_rate=3e-3)
     model = GAN(replace(model.config, objective="nonsaturating", adversarial=1e-12, generator_norm=False, average=0.0))
-    told = training.fit(model, digits, config, progress=False)["alarms"]
+    told = training.fit(model, digits, config, tmp_path, progress=False)["alarms"]
+    again = GAN(model.config)
+    assert training.fit(again, digits, config, tmp_path, resume=True, progress=False)["alarms"] == told and again.won == model.won > 0
     assert len(told) == 1 and told[0]["what"].startswith("The discriminator has won") and told[0]["step"] <= 25 * 20
     assert "The discriminator has won" in capsys.readouterr().out
     model, config = training.recipe("cgan", "smoke", digits)
@@ -217,6 +219,28 @@ def test_resumed_is_uninterrupted(digits, tmp_path, name):
         results.append((model.state_dict(), [{k: v for k, v in row.items() if k != "seconds"} for row in record["epochs"]]))
     (a, rows), (b, resumed) = results
     assert all(torch.equal(a[key], b[key]) for key in a) and rows == resumed
+
+
+@pytest.mark.parametrize("name", ["gan", "cgan", "progan"])
+def test_shipped_it_is_its_average_alone(digits, tmp_path, name):
+    model, _ = training.recipe(name, "smoke", digits)
+    stir(model.averaged)
+    training.save_model(model.eval(), tmp_path / "model.safetensors", {"dataset": "digits"})
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(training.halved(whole))
+    back, _ = training.load_model(tmp_path / "model.safetensors")
+    assert len(training.halved(whole)) < 0.4 * len(whole)
+    for key, value in back.averaged.state_dict().items():
+        torch.testing.assert_close(value, model.averaged.state_dict()[key], rtol=1e-3, atol=1e-4)
+        assert torch.equal(value, back.generator.state_dict()[key])
+
+
+def test_any_number_of_validation_images(digits):
+    """Minibatch statistics need more than one image, and 251 are one batch of 250 and one more."""
+    model, config = training.recipe("progan", "smoke", digits, validation_images=251)
+    assert training.validate(model, replace(digits, train_images=digits.train_images[:999]), config)
+    few, _ = training.recipe("progan", "smoke", digits.head(train=20, validation=5), epochs=8)
+    assert few.config.stage_steps == 8 // (len(sides(few.config)) + 1)
 
 
 def test_a_gan_learns_and_comes_back(digits, tmp_path):

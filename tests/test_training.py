@@ -145,6 +145,22 @@ def test_a_checkpoint_of_another_configuration(digits, smoke, tmp_path):
             training.fit(model, digits, other, tmp_path, resume=True, progress=False)
 
 
+def test_a_checkpoint_that_only_one_process_sees(digits, smoke, tmp_path, monkeypatch):
+    model, config = smoke
+    training.fit(model, digits, config, tmp_path, progress=False)
+    monkeypatch.setattr(training.Team, "average", lambda team, tensor: tensor / 2)  # the other one stands at step 0
+    with pytest.raises(UserError, match="Not every process sees the checkpoint.*all hosts share"):
+        training.fit(model, digits, config, tmp_path, resume=True, progress=False)
+
+
+def test_random_states_of_more_gpus_than_there_are(monkeypatch):
+    set_to = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: set_to.append(device))
+    training.set_rng_state({"cpu": torch.get_rng_state(), "cuda": [torch.get_rng_state()] * 2})
+    assert set_to == [0]
+
+
 def test_a_truncated_checkpoint(digits, smoke, tmp_path):
     model, config = smoke
     training.fit(model, digits, config, tmp_path, progress=False)
