@@ -97,7 +97,8 @@ def compile_model(model) -> bool:
         warnings.warn(f"torch.compile does not work here ({type(error).__name__}): training runs eagerly, slower.", stacklevel=2)
         return False
     # couplings of all sizes share their code, of which torch would compile 8 variants and then, silently, no more
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    limits = torch._dynamo.config
+    setattr(limits, "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit", 64)  # the second in torch 2.6
     for region in model.regions():
         region.compile(dynamic=False)
     return True
