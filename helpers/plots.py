@@ -181,11 +181,11 @@ def save(figure, name: str) -> None:
     figure.savefig(IMGS / name, dpi=110, bbox_inches="tight")
 
 
-def film(frames: dict, name: str | None = None, milliseconds: int = 250) -> bytes:
+def film(frames: dict, name: str | None = None, milliseconds: int = 250, columns: int | None = None) -> bytes:
     """An animated GIF of `frames`, label -> images (N, C, H, W), the label above each; kept in imgs/ where it has a name."""
     pictures = []
     for label, images in frames.items():
-        picture = grid(images).convert("L" if images.shape[1] == 1 else "RGB")
+        picture = grid(images, columns).convert("L" if images.shape[1] == 1 else "RGB")
         canvas = Image.new(picture.mode, (picture.width, picture.height + 16), "white")
         canvas.paste(picture, (0, 16))
         ImageDraw.Draw(canvas).text((4, 2), label, fill="black")
