@@ -5,6 +5,7 @@ Moving a slider sets the bytes of a single widgets.Image of fixed size, so nothi
 """
 
 import base64
+import math
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -178,7 +179,7 @@ def plane(model, images, labels, classes) -> Explorer:
         raise UserError(f"This model has {model.latent_dim} latents: a plane needs one that was trained with 2.")
     with aside():
         codes = model.encode(images).float().cpu()
-    low, high = codes.amin(0).tolist(), codes.amax(0).tolist()
+    low, high = ([math.floor(10 * value) / 10 for value in ends.tolist()] for ends in (codes.amin(0), codes.amax(0) + 0.1))
     background, place = plots.scatter_map(codes, labels.cpu(), classes)
     parameter = next(model.parameters())
 
@@ -191,8 +192,9 @@ def plane(model, images, labels, classes) -> Explorer:
         _cross(canvas, *place(horizontal, vertical))
         return canvas, f"the image at ({horizontal:.2f}, {vertical:.2f})"
 
+    # on whole steps: a browser would move a slider there by itself, and say so again and again
     axes = zip(("horizontal", "vertical"), codes.mean(0).tolist(), low, high, strict=True)
-    return Explorer(model, draw, {name: _slider(name, value, a, b, (b - a) / 100) for name, value, a, b in axes})
+    return Explorer(model, draw, {name: _slider(name, round(value, 1), a, b, 0.1) for name, value, a, b in axes})
 
 
 def walk(model, image, directions, reach: float = 3.0) -> Explorer:
