@@ -6,6 +6,7 @@ Moving a slider sets the bytes of a single widgets.Image of fixed size, so nothi
 
 import base64
 import math
+import time
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -41,6 +42,21 @@ class Explorer:
             self.image, caption = self.draw(self.model, **{name: control.value for name, control in self.controls.items()})
         self.picture.value = plots.png(self.image)
         self.caption.value = caption
+
+    def wait(self, name: str, moves: int = 25) -> float:
+        """Milliseconds from a new value of the slider `name` to the bytes of the picture: 95th percentile of `moves` moves along it.
+
+        It moves in whole steps, since a browser snaps any other value to one and sends that back, and ends where it stood.
+        """
+        slider, times = self.controls[name], []
+        before, steps = slider.value, round((slider.max - slider.min) / slider.step)
+        for i in range(moves):
+            step = round(i * steps / (moves - 1)) if steps >= moves else i % (steps + 1)
+            started = time.perf_counter()
+            slider.value = round(slider.min + step * slider.step, 6)
+            times.append(1000 * (time.perf_counter() - started))
+        slider.value = before
+        return sorted(times)[math.ceil(0.95 * moves) - 1]
 
     def show(self) -> None:
         """Display the widget, with its picture beside it for viewers that show no widgets."""
