@@ -84,6 +84,18 @@ def carrying(name: str, label: str) -> str:
     return f"{min(counts)} to {max(counts)}"
 
 
+def each(name: str, labels: list[str], key: str, digits: int = 2) -> str:
+    """The least and the most that a metric comes to in any seed of some rows: "3 to 6"."""
+    found = [row["metrics"][key] for row in experiments.load(name)["rows"] if row["label"] in labels]
+    return f"{number(min(found), digits)} to {number(max(found), digits)}"
+
+
+def shared(name: str, quantity: str, but: str) -> str:
+    """In how many runs, of the rows but one, a second latent explains more than half as much of a quantity as the first: "5 of 18"."""
+    runs = [sorted(row["metrics"]["explained"][quantity]) for row in experiments.load(name)["rows"] if row["label"] != but]
+    return f"{sum(run[-2] > run[-1] / 2 for run in runs)} of {len(runs)}"
+
+
 def measured(name: str, where: dict, key: str, digits: int = 2) -> str:
     """A number of the row of a measurement of shipped weights in which `where` holds."""
     rows = [row for row in experiments.load(name)["rows"] if where.items() <= row.items()]
@@ -149,7 +161,9 @@ def models(dataset: str) -> str:
 
 def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    names = {f.__name__: f for f in (w, x, percent, minutes, ratio, change, times_less, lowest, carrying, measured, half, table, models)}
+    names = {
+        f.__name__: f for f in (w, x, percent, minutes, ratio, change, times_less, lowest, each, shared, carrying, measured, half, table, models)
+    }
     bench = json.loads((training.RESULTS / "bench.json").read_text())
     values = {"shipped": training.shipped(), "bench": bench, "load": experiments.load, "record": training.record}
     return environment.from_string(TEXT.read_text(encoding="utf-8")).render(names | values)
