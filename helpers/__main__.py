@@ -30,10 +30,10 @@ def train(args):
         if value < least:
             raise UserError(f"{value} {name.replace('_', ' ')} were asked for: ask for at least {least}.")
     changes["seed"] = args.seed
-    training.check_model(args.model)
+    settings = training.settings_of(args.model, args.set)
     device = training.pick_device()
     dataset = data.load(args.dataset, device=device)
-    model, config = training.recipe(args.model, profile, dataset, **changes)
+    model, config = training.recipe(args.model, profile, dataset, settings, **changes)
     if args.start:
         training.start_from(model, args.start)
     folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
@@ -225,6 +225,9 @@ def parser():
     command.add_argument("--epochs", type=int, help="instead of the profile's")
     command.add_argument("--images", type=int, help="how many training images, instead of the profile's")
     command.add_argument("--batch-size", type=int, help="instead of the profile's: lower it where the memory does not suffice")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the model instead of the profile's: width=16 objective=hinge"
+    )
     command.add_argument("--start", metavar="WEIGHTS", help="start from trained weights, as far as they fit, instead of at random")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     command.add_argument("--folder", help="where to keep checkpoint, weights and record")

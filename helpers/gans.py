@@ -35,6 +35,7 @@ class GANConfig:
     classes: int = 0  # how many there are, for a conditional GAN; 0: it takes no labels
     parts: int = 1  # always 1
     told: str = "projection"  # how the discriminator is told the label; or channel
+    mislabelled: float = 0.0  # of what the discriminator learns to refuse, the share that are real images under a wrong label
     latent: int = 64  # size of the noise
     network: str = "conv"  # or mlp
     width: int = 32  # conv: channels at half the resolution, more where it is lower; mlp: units of the smallest hidden layer
@@ -109,6 +110,15 @@ def gradient_penalty(score: Callable, real, fake) -> torch.Tensor:
     with torch.autocast(real.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(score(between).sum(), between, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def other_labels(labels, classes: int) -> torch.Tensor:
+    """For each label (N,) one of the other classes, all as likely.
+
+    A real image under such a label is one more thing for the discriminator to refuse (Reed et al. 2016, section 4.2): what
+    fakes alone teach it is to ask whether an image is real, and only by and by whether it is what was asked for.
+    """
+    return (labels + torch.randint_like(labels, 1, classes)) % classes
 
 
 def feature_matching(real, fake, labels=None, classes: int = 1) -> torch.Tensor:
@@ -257,8 +267,17 @@ class GAN(nn.Module):
         labels, real = self._labels(labels), self.real(images)
         with torch.no_grad():
             fake = self.generator(self.noise(len(real)), labels).to(real.dtype)
-        score_real, score_fake = (self.discriminator(x, labels).to(self.dtype) for x in (real, fake))
-        loss = objective = discriminator_loss(self.config.objective, score_real, score_fake)
+        features = self.discriminator.features(real, labels)
+        score_real, score_fake = self.discriminator.score(features, labels).to(self.dtype), self.discriminator(fake, labels).to(self.dtype)
+        objective = discriminator_loss(self.config.objective, score_real, score_fake)
+        if self.config.mislabelled:
+            wrong = other_labels(labels, self.config.classes)
+            if self.config.told == "channel":  # else the features don't depend on the label
+                features = self.discriminator.features(real, wrong)
+            score_wrong = self.discriminator.score(features, wrong).to(self.dtype)
+            refused = discriminator_loss(self.config.objective, score_real, score_wrong)
+            objective = torch.lerp(objective, refused, self.config.mislabelled)
+        loss = objective
         terms = {"accuracy": ((score_real > 0).float().mean() + (score_fake < 0).float().mean()) / 2}
         if self.config.objective == "wgan-gp" and torch.is_grad_enabled():
             # 10 is the penalty's weight in the paper; 0.001 keeps the scores, whose level means nothing, from drifting
@@ -369,6 +388,11 @@ def check_config(config: GANConfig) -> None:
         raise UserError(f"Images of {config.image_shape[1:]} don't fit: a conv GAN needs sides divisible by 4; network='mlp' takes any.")
     if config.parts != 1:
         raise UserError("A conditional GAN knows one label an image: train it on mnist rather than on pairs.")
+    if not 0 <= config.mislabelled < 1 or (config.mislabelled and config.classes < 2):
+        raise UserError(
+            f"A share of {config.mislabelled} mislabelled images was asked for, of {config.classes} classes: "
+            "take a share from 0 to below 1, and for more than 0 at least two classes."
+        )
     if config.latent < 1:
         raise UserError(f"Noise of size {config.latent} was asked for: take at least 1.")
     if config.adversarial < 0 or config.feature_matching < 0 or config.adversarial + config.feature_matching == 0:

@@ -1,5 +1,6 @@
 """Training: the loop, its checkpoints, and the weights that a run leaves behind."""
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -10,7 +11,7 @@ import platform
 import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import filelock
@@ -527,13 +528,32 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def recipe(model: str, profile: str, dataset, **changes):
-    """An untrained model for the images of `dataset` and its TrainConfig; `changes` override fields of the latter.
+def settings_of(model: str, pairs: list[str]) -> dict:
+    """{"width": 16} of ["width=16"]: settings of a model's config. UserError for one that it has not, or a value of another type."""
+    kind = MODELS[check_model(model)][1]
+    defaults = {field.name: field.default for field in fields(kind) if field.name not in ("image_shape", "classes", "parts", "images")}  # the data's
+    found = {}
+    for name, _, text in (pair.partition("=") for pair in pairs):
+        if name not in defaults:
+            raise UserError(f"A {model} has no setting {name!r}: take one of {', '.join(defaults)}.")
+        value, wanted = text, type(defaults[name])
+        if wanted is not str:
+            with contextlib.suppress(ValueError, SyntaxError):
+                value = ast.literal_eval(text)
+        value = float(value) if wanted is float and type(value) is int else value
+        if type(value) is not wanted:
+            raise UserError(f"{name}={text} was given: take a value like {defaults[name]!r}.")
+        found[name] = value
+    return found
+
+
+def recipe(model: str, profile: str, dataset, settings: dict | None = None, **changes):
+    """An untrained model for the images of `dataset` and its TrainConfig; `settings` override fields of the model's config, `changes` of the latter.
 
     The model's first weights depend on the seed alone.
     """
-    settings, train_config = RECIPES[check_model(model), pick_profile(profile)]
-    train_config = replace(train_config, **changes)
+    asked, (settings, train_config) = settings or {}, RECIPES[check_model(model), pick_profile(profile)]
+    settings, train_config = settings | asked, replace(train_config, **changes)
     kind, model_config = MODELS[model]
     if kind is TCVAE:
         settings = settings | {"images": len(dataset.train_images[: train_config.train_images])}
@@ -547,7 +567,12 @@ def recipe(model: str, profile: str, dataset, **changes):
     if model in LABELLED:
         settings = settings | {"classes": round(len(dataset.classes) ** (1 / dataset.parts)), "parts": dataset.parts}
     torch.manual_seed(check_seed(train_config.seed))
-    return kind(model_config(image_shape=dataset.image_shape, **settings)), train_config
+    try:
+        return kind(model_config(image_shape=dataset.image_shape, **settings)), train_config
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
+        if isinstance(error, UserError) or not asked:
+            raise
+        raise UserError(f"{', '.join(f'{name}={value}' for name, value in asked.items())} make no model: {error}.") from error
 
 
 def start_from(model, weights) -> None:

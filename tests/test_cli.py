@@ -214,6 +214,25 @@ def test_gans_are_trained_measured_and_drawn(model, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["n"] == 297
 
 
+def test_a_setting_of_the_model(tmp_path, capsys):
+    asked = ("objective=hinge", "betas=(0.5, 0.9)", "mislabelled=0.1", "spectral_norm=True", "average=0")
+    assert run("train", "cgan", "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--folder", tmp_path, "--set", *asked) == 0
+    config = json.loads((tmp_path / "result.json").read_text())["model_config"]
+    assert (config["objective"], config["betas"], config["mislabelled"], config["spectral_norm"]) == ("hinge", [0.5, 0.9], 0.1, True)
+    assert config["average"] == 0 and config["width"] == 8  # the profile's
+    for setting, says in {
+        "depth=3": "no setting 'depth': take one of told, mislabelled",
+        "classes=3": "no setting 'classes'",  # the data says how many
+        "width=wide": "width=wide was given: take a value like 32",
+        "width=8.5": "width=8.5 was given",
+        "width": "width= was given",
+        "objective=hedge": "no objective 'hedge'",
+        "width=-4": "width=-4 make no model",
+    }.items():
+        assert run("train", "cgan", "--dataset", "digits", "--profile", "smoke", "--folder", tmp_path / "bad", "--set", setting) == 1
+        assert says in capsys.readouterr().err and not (tmp_path / "bad").exists()
+
+
 def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
     plain, _ = training.load_model(trained / "model.safetensors")
     model, _ = training.recipe("realnvp-conditional", "smoke", data.load("digits"))

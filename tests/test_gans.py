@@ -25,6 +25,7 @@ from helpers.gans import (
     generator_loss,
     gradient_penalty,
     minibatch_deviation,
+    other_labels,
     shrink,
     sides,
 )
@@ -101,6 +102,13 @@ def test_feature_matching_by_hand():
     assert feature_matching(real, real.roll(1, 0)).item() < 1e-20 < feature_matching(real, real.roll(1, 0), LABELS, 3)
 
 
+def test_other_labels():
+    labels = torch.arange(5).repeat(400)
+    other = other_labels(labels, 5)
+    pairs = torch.bincount(5 * labels + other, minlength=25).view(5, 5)
+    assert (pairs.diagonal() == 0).all() and (pairs + 100 * torch.eye(5) > 60).all()  # never the same, any other about as often
+
+
 # ---- the game
 
 
@@ -123,6 +131,23 @@ def test_each_move_changes_one_side_and_lowers_its_loss(objective):
         others = [p for other, q in players.items() if other != name for p in q.network.parameters()]
         assert values[-1] < values[0] and all(p.grad is None for p in others) and all(p.requires_grad for p in others)
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items() if "num_batches" not in key)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("told", ["projection", "channel"])
+def test_mislabelled_images_are_refused_as_made_ones_are(objective, told):
+    """Two classes: the wrong label is the other one. The loss is that of a batch of which this share is mislabelled."""
+    model = stir(tiny(classes=2, told=told, objective=objective, mislabelled=0.25))
+    labels = LABELS % 2
+    torch.manual_seed(1)
+    with torch.no_grad():
+        found = model.discriminator_terms(IMAGES, labels)["loss"]
+        torch.manual_seed(1)
+        fake, real = model.generator(model.noise(len(IMAGES)), labels), model.real(IMAGES)
+        scores = model.discriminator(real, labels), model.discriminator(fake, labels), model.discriminator(real, 1 - labels)
+    refused = [discriminator_loss(objective, scores[0], score) for score in scores[1:]]
+    torch.testing.assert_close(found, 0.75 * refused[0] + 0.25 * refused[1])
+    assert not torch.isclose(*refused)
 
 
 def test_labels_reach_both_sides():
@@ -380,6 +405,8 @@ def test_the_watch_sees_the_same_noise_each_time(digits):
 BAD = {
     "objective 'wgan'": lambda: GAN(GANConfig(objective="wgan")),
     "network 'rnn'": lambda: GAN(GANConfig(network="rnn")),
+    "share of 1.0 mislabelled": lambda: GAN(GANConfig(classes=10, mislabelled=1.0)),
+    "of 0 classes": lambda: GAN(GANConfig(mislabelled=0.1)),
     "way 'shout'": lambda: GAN(GANConfig(classes=10, told="shout")),
     r"sides divisible by 4": lambda: GAN(GANConfig(image_shape=(1, 30, 30))),
     "one label an image": lambda: GAN(GANConfig(classes=10, parts=2)),
