@@ -34,18 +34,17 @@ def train(args):
     device = training.pick_device()
     dataset = data.load(args.dataset, device=device)
     model, config = training.recipe(args.model, profile, dataset, settings, **changes)
-    if args.start:
-        training.start_from(model, args.start)
+    before = training.start_from(model, args.start) if args.start else 0.0
     folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
     if not Team().first:  # the first of several processes keeps the folder
         training.fit(model.to(device), dataset, config, folder, resume=args.resume)
         return 0
     with training.claimed(folder):
-        return train_in(folder, args, profile, device, dataset, model, config)
+        return train_in(folder, args, profile, device, dataset, model, config, before)
 
 
-def train_in(folder, args, profile, device, dataset, model, config):
-    """Train, save and measure; of several processes only the first comes here."""
+def train_in(folder, args, profile, device, dataset, model, config, before):
+    """Train, save and measure; of several processes only the first comes here. before: seconds of the weights it starts from."""
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists() and not args.resume:
         print(f"{checkpoint} of an earlier run is kept as {checkpoint.with_suffix('.old.pt').name}; --resume would go on with it.")
@@ -61,8 +60,9 @@ def train_in(folder, args, profile, device, dataset, model, config):
         print(f"\nStopped: {kept}.", file=sys.stderr)
         return 130
     model.eval()
-    record |= {"profile": profile, "model": args.model, "start": args.start, "command": " ".join(["python -m helpers", *sys.argv[1:]])}
-    training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
+    record |= {"profile": profile, "model": args.model, "start": args.start, "seconds_before": before}
+    record["command"] = " ".join(["python -m helpers", *sys.argv[1:]])
+    training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "seconds_before", "device")})
     record["metrics"] = metrics.evaluate(model, dataset, progress=True)
     training.write_json(folder / "result.json", record)
     print(f"test: {describe(record['metrics'])}, after {record['seconds']:.0f} s; {folder / 'model.safetensors'}")

@@ -575,14 +575,14 @@ def recipe(model: str, profile: str, dataset, settings: dict | None = None, **ch
         raise UserError(f"{', '.join(f'{name}={value}' for name, value in asked.items())} make no model: {error}.") from error
 
 
-def start_from(model, weights) -> None:
-    """Give `model` the trained `weights` (a shipped name or a file) instead of its random start.
+def start_from(model, weights) -> float:
+    """Give `model` the trained `weights` (a shipped name or a file) instead of its random start; return the seconds they cost.
 
     Where the model's tensor has more input channels than the trained one, as in the networks of a conditional flow, the
     new channels start at 0; a tensor of another shape keeps its own start. What was taken is not initialised from data
     any more. UserError where nothing fits.
     """
-    trained, _ = load_model(weights, next(model.parameters()).device)
+    trained, info = load_model(weights, next(model.parameters()).device)
     found, taken = trained.state_dict(), set()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -602,6 +602,7 @@ def start_from(model, weights) -> None:
             module.started = own <= taken
     if not taken:
         raise UserError(f"Not one tensor of {weights} fits this model: start from weights of the same family and widths.")
+    return info.get("seconds", 0.0) + info.get("seconds_before", 0.0)
 
 
 # -------------------------------------------------------------------------------------------------------- weights
@@ -660,7 +661,10 @@ def record(name: str) -> dict:
 
 
 def ship(folder, name: str) -> None:
-    """Put a finished run into weights/ and results/ under `name`, in half precision, and enter it in the index."""
+    """Put a finished run into weights/ and results/ under `name`, in half precision, and enter it in the index.
+
+    Its seconds there include those of the weights that it started from.
+    """
     try:
         content, record = halved((Path(folder) / "model.safetensors").read_bytes()), (Path(folder) / "result.json").read_bytes()
     except OSError as error:
@@ -668,6 +672,7 @@ def ship(folder, name: str) -> None:
     result = json.loads(record)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
     entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
+    entry["seconds"] += result.get("seconds_before", 0.0)
     write_atomically(WEIGHTS / f"{name}.safetensors", lambda file: file.write(content))
     write_atomically(RESULTS / f"{name}.json", lambda file: file.write(record))
     write_json(WEIGHTS / "index.json", dict(sorted((shipped() | {name: entry}).items())))

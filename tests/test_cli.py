@@ -244,6 +244,11 @@ def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
     torch.testing.assert_close(latents, plain.encode(images), rtol=0, atol=1e-5)  # ... and is what it started from
     model.initialize(data.load("digits").train_images[:100], data.load("digits").train_labels[:100])  # as training does first
     torch.testing.assert_close(latents, model.encode(images, labels), rtol=0, atol=1e-5)
+    command = ("train", "realnvp-conditional", "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--images", "32")
+    assert run(*command, "--start", told, "--folder", tmp_path / "second") == 0
+    record = json.loads((tmp_path / "second" / "result.json").read_text())
+    assert record["seconds_before"] == training.load_model(told)[1]["seconds"] > 0
+    assert training.start_from(model, tmp_path / "second" / "model.safetensors") == record["seconds"] + record["seconds_before"]
     assert run("train", "classifier", "--dataset", "digits", "--profile", "smoke", "--start", told, "--folder", tmp_path) == 1
     assert "Not one tensor" in capsys.readouterr().err
 
