@@ -48,7 +48,11 @@ def objectives() -> dict[str, Row]:
         "WGAN-GP": {"objective": "wgan-gp", "betas": (0.0, 0.9)},
         "hinge, spectral norm": {"objective": "hinge", "spectral_norm": True},
     }
-    ways = matching | others | {"adversarial, label as a channel": {"told": "channel"}}
+    labels = {
+        "adversarial, label as a channel": {"told": "channel"},
+        "WGAN-GP, a tenth mislabelled": others["WGAN-GP"] | {"mislabelled": 0.1},
+    }
+    ways = matching | others | labels
     rows = {f"mnist, conv: {way}": Row(replace(conv, **change), train, measure=("pictures",)) for way, change in ways.items()}
     longer = replace(train, epochs=4)  # fully connected: as many seconds, four times the steps
     rows |= {f"mnist, mlp: {way}": Row(replace(mlp, **change), longer, measure=("pictures",)) for way, change in matching.items()}
