@@ -71,7 +71,7 @@ def growing() -> dict[str, Row]:
 
 def truncation(device) -> dict:
     """The shipped conditional GANs with their noise multiplied by less and by more than 1: control, precision, recall, diversity."""
-    rows, n = [], 2_000
+    rows, n, few = [], 10_000, 2_000
     for name in ("cgan-mnist", "cgan-fashion"):
         model, info = training.load_model(name, device)
         reference = metrics.Reference(data.load(info["dataset"], device=device))
@@ -81,7 +81,7 @@ def truncation(device) -> dict:
                 drawn = model.sample(n, factor, labels)
             ours = metrics.features(reference.classifier, drawn)
             found = {"control_accuracy": metrics.accuracy(reference.classifier, drawn, labels)}
-            found |= metrics.precision_recall(ours, reference.features[:n])
+            found |= metrics.precision_recall(ours[:few], reference.features[:few])
             found["diversity_within_class"] = metrics.diversity_within(ours, labels, reference)
             rows.append({"weights": name, "truncation": factor} | found)
     return {"samples": n, "rows": rows}
