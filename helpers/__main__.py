@@ -226,7 +226,12 @@ def parser():
     command.add_argument("--images", type=int, help="how many training images, instead of the profile's")
     command.add_argument("--batch-size", type=int, help="instead of the profile's: lower it where the memory does not suffice")
     command.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the model instead of the profile's: width=16 objective=hinge"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of the model instead of the profile's: width=16 objective=hinge",
     )
     command.add_argument("--start", metavar="WEIGHTS", help="start from trained weights, as far as they fit, instead of at random")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")

@@ -76,7 +76,8 @@ def discriminator_loss(objective: str, real, fake) -> torch.Tensor:
 
     minimax, nonsaturating: -log D(x) - log(1 - D(G(z))) with D = sigmoid(score), in nats (Goodfellow et al. 2014,
         equation 1); 2 log 2 = 1.39 where it can't tell them apart.
-    wgan-gp: an estimate of minus the Wasserstein distance (Arjovsky et al. 2017, equation 2).
+    wgan-gp: an estimate of minus the Wasserstein distance (Arjovsky et al. 2017, equation 2); with mislabelled images, of
+        something larger.
     hinge: no more is wanted of a score than to be beyond 1 on the right side (Lim & Ye 2017; Miyato et al. 2018, equation 16).
     """
     if objective in ("minimax", "nonsaturating"):
@@ -115,8 +116,8 @@ def gradient_penalty(score: Callable, real, fake) -> torch.Tensor:
 def other_labels(labels, classes: int) -> torch.Tensor:
     """For each label (N,) one of the other classes, all as likely.
 
-    A real image under such a label is one more thing for the discriminator to refuse (Reed et al. 2016, section 4.2): what
-    fakes alone teach it is to ask whether an image is real, and only by and by whether it is what was asked for.
+    A real image under such a label is one more thing for the discriminator to refuse: fakes alone teach it first of all
+    whether an image is real, and only indirectly whether it is what was asked for (Reed et al. 2016, section 4.2).
     """
     return (labels + torch.randint_like(labels, 1, classes)) % classes
 
@@ -392,6 +393,11 @@ def check_config(config: GANConfig) -> None:
         raise UserError(
             f"A share of {config.mislabelled} mislabelled images was asked for, of {config.classes} classes: "
             "take a share from 0 to below 1, and for more than 0 at least two classes."
+        )
+    if len(config.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in config.betas) or config.discriminator_rate <= 0:
+        raise UserError(
+            f"betas {config.betas} and a discriminator_rate of {config.discriminator_rate} were given: "
+            "take two numbers from 0 to below 1, and a rate above 0."
         )
     if config.latent < 1:
         raise UserError(f"Noise of size {config.latent} was asked for: take at least 1.")

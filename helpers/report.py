@@ -84,7 +84,13 @@ def carrying(name: str, label: str) -> str:
     return f"{min(counts)} to {max(counts)}"
 
 
-def each(name: str, labels: list[str], key: str, digits: int = 2) -> str:
+def each(name: str, label: str, key: str, digits: int = 2) -> str:
+    """A metric of a row in each of its seeds: "1, 0 and 0"."""
+    found = [number(row["metrics"][key], digits) for row in experiments.load(name)["rows"] if row["label"] == label]
+    return f"{', '.join(found[:-1])} and {found[-1]}"
+
+
+def span(name: str, labels: list[str], key: str, digits: int = 2) -> str:
     """The least and the most that a metric comes to in any seed of some rows: "3 to 6"."""
     found = [row["metrics"][key] for row in experiments.load(name)["rows"] if row["label"] in labels]
     return f"{number(min(found), digits)} to {number(max(found), digits)}"
@@ -162,7 +168,8 @@ def models(dataset: str) -> str:
 def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     names = {
-        f.__name__: f for f in (w, x, percent, minutes, ratio, change, times_less, lowest, each, shared, carrying, measured, half, table, models)
+        f.__name__: f
+        for f in (w, x, percent, minutes, ratio, change, times_less, lowest, each, span, shared, carrying, measured, half, table, models)
     }
     bench = json.loads((training.RESULTS / "bench.json").read_text())
     values = {"shipped": training.shipped(), "bench": bench, "load": experiments.load, "record": training.record}

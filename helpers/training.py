@@ -561,7 +561,7 @@ def recipe(model: str, profile: str, dataset, settings: dict | None = None, **ch
         images = len(dataset.train_images[: train_config.train_images])
         stages = len(sides(ProGANConfig(dataset.image_shape)))
         steps = train_config.epochs * (images // min(images, train_config.batch_size))
-        settings = settings | {"stage_steps": max(1, steps // (stages + 1))}
+        settings = {"stage_steps": max(1, steps // (stages + 1))} | settings
     if model in LABELLED and len(dataset.classes) < 2:
         raise UserError(f"A {model} needs labels of at least two classes, and {dataset.name} has none: add train_labels and test_labels.")
     if model in LABELLED:
@@ -602,6 +602,8 @@ def start_from(model, weights) -> float:
             module.started = own <= taken
     if not taken:
         raise UserError(f"Not one tensor of {weights} fits this model: start from weights of the same family and widths.")
+    if str(weights) in shipped():
+        return shipped()[str(weights)]["seconds"]
     return info.get("seconds", 0.0) + info.get("seconds_before", 0.0)
 
 
