@@ -76,8 +76,7 @@ def discriminator_loss(objective: str, real, fake) -> torch.Tensor:
 
     minimax, nonsaturating: -log D(x) - log(1 - D(G(z))) with D = sigmoid(score), in nats (Goodfellow et al. 2014,
         equation 1); 2 log 2 = 1.39 where it can't tell them apart.
-    wgan-gp: an estimate of minus the Wasserstein distance (Arjovsky et al. 2017, equation 2); with mislabelled images, of
-        something larger.
+    wgan-gp: an estimate of minus the Wasserstein distance (Arjovsky et al. 2017, equation 2).
     hinge: no more is wanted of a score than to be beyond 1 on the right side (Lim & Ye 2017; Miyato et al. 2018, equation 16).
     """
     if objective in ("minimax", "nonsaturating"):
@@ -277,7 +276,7 @@ class GAN(nn.Module):
                 features = self.discriminator.features(real, wrong)
             score_wrong = self.discriminator.score(features, wrong).to(self.dtype)
             refused = discriminator_loss(self.config.objective, score_real, score_wrong)
-            objective = torch.lerp(objective, refused, self.config.mislabelled)
+            objective = torch.lerp(objective, refused, self.config.mislabelled)  # of wgan-gp no Wasserstein distance any more
         loss = objective
         terms = {"accuracy": ((score_real > 0).float().mean() + (score_fake < 0).float().mean()) / 2}
         if self.config.objective == "wgan-gp" and torch.is_grad_enabled():

@@ -216,25 +216,8 @@ def test_gans_are_trained_measured_and_drawn(model, tmp_path, capsys):
 
 def test_a_setting_of_the_model(tmp_path, capsys):
     asked = ("objective=hinge", "betas=(0.5, 0.9)", "mislabelled=0.1", "spectral_norm=True", "average=0")
-    assert (
-        run(
-            "train",
-            "cgan",
-            "--dataset",
-            "digits",
-            "--profile",
-            "smoke",
-            "--epochs",
-            "1",
-            "--folder",
-            tmp_path,
-            "--set",
-            *asked[:2],
-            "--set",
-            *asked[2:],
-        )
-        == 0
-    )
+    command = ("train", "cgan", "--dataset", "digits", "--profile", "smoke", "--epochs", "1")
+    assert run(*command, "--folder", tmp_path, "--set", *asked[:2], "--set", *asked[2:]) == 0
     config = json.loads((tmp_path / "result.json").read_text())["model_config"]
     assert (config["objective"], config["betas"], config["mislabelled"], config["spectral_norm"]) == ("hinge", [0.5, 0.9], 0.1, True)
     assert config["average"] == 0 and config["width"] == 8  # the profile's
@@ -249,7 +232,7 @@ def test_a_setting_of_the_model(tmp_path, capsys):
         "betas=(0.5,)": "betas (0.5,) and",
         "discriminator_rate=-1": "a discriminator_rate of -1.0",
     }.items():
-        assert run("train", "cgan", "--dataset", "digits", "--profile", "smoke", "--folder", tmp_path / "bad", "--set", setting) == 1
+        assert run(*command, "--folder", tmp_path / "bad", "--set", setting) == 1
         assert says in capsys.readouterr().err and not (tmp_path / "bad").exists()
 
 
