@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from helpers import UserError, data, metrics, plots, training
-from helpers.team import Team
+from helpers import UserError, data, measures, recipes, training, weights
+from helpers.show import plots
+from helpers.training import Team
 
 
 def run_folder(model, dataset, profile, seed) -> Path:
@@ -18,11 +19,11 @@ def run_folder(model, dataset, profile, seed) -> Path:
 
 
 def describe(metrics) -> str:
-    return ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items())
+    return ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in measures.items())
 
 
 def train(args):
-    profile = training.pick_profile(args.profile)
+    profile = recipes.pick_profile(args.profile)
     changes = {"epochs": args.epochs, "train_images": args.images, "batch_size": args.batch_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     for name, value in changes.items():
@@ -30,11 +31,11 @@ def train(args):
         if value < least:
             raise UserError(f"{value} {name.replace('_', ' ')} were asked for: ask for at least {least}.")
     changes["seed"] = args.seed
-    settings = training.settings_of(args.model, args.set)
+    settings = recipes.settings_of(args.model, args.set)
     device = training.pick_device()
     dataset = data.load(args.dataset, device=device)
-    model, config = training.recipe(args.model, profile, dataset, settings, **changes)
-    before = training.start_from(model, args.start) if args.start else 0.0
+    model, config = recipes.recipe(args.model, profile, dataset, settings, **changes)
+    before = weights.start_from(model, args.start) if args.start else 0.0
     folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
     if not Team().first:  # the first of several processes keeps the folder
         training.fit(model.to(device), dataset, config, folder, resume=args.resume)
@@ -62,8 +63,8 @@ def train_in(folder, args, profile, device, dataset, model, config, before):
     model.eval()
     record |= {"profile": profile, "model": args.model, "start": args.start, "seconds_before": before}
     record["command"] = " ".join(["python -m helpers", *sys.argv[1:]])
-    training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "seconds_before", "device")})
-    record["metrics"] = metrics.evaluate(model, dataset, progress=True)
+    weights.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "seconds_before", "device")})
+    record["metrics"] = measures.evaluate(model, dataset, progress=True)
     training.write_json(folder / "result.json", record)
     print(f"test: {describe(record['metrics'])}, after {record['seconds']:.0f} s; {folder / 'model.safetensors'}")
 
@@ -77,19 +78,19 @@ def evaluate(args):
             raise UserError("`evaluate all` takes --data and --record alone: for the rest name one model.")
         return evaluate_all(args, device)
     with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
-        model, info = training.load_model(args.weights, device)
+        model, info = weights.load_model(args.weights, device)
         dataset = data.load(args.dataset or info["dataset"], args.data, device)
-        if args.record and (args.weights not in training.shipped() or dataset.name != info["dataset"]):
+        if args.record and (args.weights not in weights.shipped() or dataset.name != info["dataset"]):
             raise UserError("--record keeps what was measured of shipped weights on their own data set: give the name of shipped weights alone.")
         started = time.perf_counter()
-        found = metrics.evaluate(model, dataset, samples=args.samples, progress=True)
+        found = measures.evaluate(model, dataset, samples=args.samples, progress=True)
         if args.inception:
             images = dataset.test_images
             with training.aside():
-                drawn = model.sample(len(images), labels=metrics.in_turn(model, len(images)))
-            found["inception_distance"] = metrics.inception_distance(drawn, images)
+                drawn = model.sample(len(images), labels=dataset.test_labels if model.labelled else None)
+            found["inception_distance"] = measures.inception_distance(drawn, images)
         if args.record:
-            training.keep_metrics(args.weights, found)
+            weights.keep_metrics(args.weights, found)
     result = {
         "name": args.weights,
         "dataset": dataset.name,
@@ -107,35 +108,35 @@ def evaluate(args):
 def evaluate_all(args, device):
     """Measure all shipped weights again, and say what differs from the record; 1 if anything does by more than its tolerance."""
     sets, references, wrong, compared, started = {}, {}, [], 0, time.perf_counter()
-    for name, entry in training.shipped().items():
+    for name, entry in weights.shipped().items():
         recorded, begun = entry["metrics"], time.perf_counter()
-        model, info = training.load_model(name, device)
+        model, info = weights.load_model(name, device)
         if info["dataset"] not in sets:
             sets[info["dataset"]] = data.load(info["dataset"], args.data, device)
         dataset = sets[info["dataset"]]
-        if hasattr(model, "sample") and dataset.name not in references:
-            references[dataset.name] = metrics.Reference(dataset)
+        if model.draws and dataset.name not in references:
+            references[dataset.name] = measures.Reference(dataset)
         samples = recorded.get("importance_samples", 1)
-        long = samples >= metrics.LONG
-        found = metrics.evaluate(model, dataset, samples=1 if long else samples, reference=references.get(dataset.name))
+        long = samples >= measures.LONG
+        found = measures.evaluate(model, dataset, samples=1 if long else samples, reference=references.get(dataset.name))
         if long:  # the likelihood of all images would take hours
-            found = {key: value for key, value in found.items() if key not in metrics.BY_SAMPLES}
-            found |= metrics.nll_of_some(model, dataset.test_images, samples)
-        if hasattr(model, "sample"):
-            found["samples_per_second"] = round(metrics.samples_per_second(model), 1)
+            found = {key: value for key, value in found.items() if key not in measures.BY_SAMPLES}
+            found |= measures.nll_of_some(model, dataset.test_images, samples)
+        if model.draws:
+            found["samples_per_second"] = round(measures.samples_per_second(model), 1)
             found["sampled_on"] = training.device_name(device)
-        differs = [key for key in recorded if key in found and key not in UNLIKE and not metrics.agrees(key, found[key], recorded[key])]
+        differs = [key for key in recorded if key in found and key not in UNLIKE and not measures.agrees(key, found[key], recorded[key])]
         left = [key for key in recorded if key not in found]
         compared += sum(isinstance(recorded[key], float | int) and key not in UNLIKE for key in recorded.keys() - left)
         wrong += [f"{name}: {key} is {found[key]}, recorded {recorded[key]}" for key in differs]
-        if hasattr(model, "sample") and "frechet_distance" in left:
+        if model.draws and "frechet_distance" in left:
             wrong.append(f"{name}: its samples were not measured: there is no judge for {dataset.name}")
         rest = f"; not measured again: {', '.join(left)}" + f" ({samples:,} importance samples an image)" * long if left else ""
         verdict = "DIFFERS: " + ", ".join(differs) if differs else "as recorded"
         print(f"{name:26} {time.perf_counter() - begun:4.0f} s  {verdict}{rest}", flush=True)
         if args.record:
-            training.keep_metrics(name, found)
-    print(f"{compared} metrics of {len(training.shipped())} models in {time.perf_counter() - started:.0f} s on {training.device_name(device)}")
+            weights.keep_metrics(name, found)
+    print(f"{compared} metrics of {len(weights.shipped())} models in {time.perf_counter() - started:.0f} s on {training.device_name(device)}")
     for line in wrong:
         print(line)
     return 1 if wrong and not args.record else 0
@@ -146,17 +147,17 @@ UNLIKE = ("samples_per_second", "sampled_on")  # of the machine, not of the mode
 
 def sample(args):
     device = training.pick_device()
-    model, info = training.load_model(args.weights, device)
-    if not hasattr(model, "sample"):
+    model, info = weights.load_model(args.weights, device)
+    if not model.draws:
         raise UserError(f"{args.weights} is a {info['dataset']} classifier and draws nothing: take the weights of a generative model.")
     if Path(args.out).suffix.lower() != ".png":
         raise UserError(f"{args.out} was given as --out: give the name of a .png file.")
-    torch.manual_seed(training.check_seed(args.seed))
+    torch.manual_seed(recipes.check_seed(args.seed))
     asked = [name.strip() for name in args.labels.split(",")] if args.labels is not None else []
     count = args.count if args.count is not None else len(asked) if len(asked) > 1 else 64
     if count < 1:
         raise UserError(f"{count} samples were asked for: ask for at least 1.")
-    labels = metrics.in_turn(model, count)
+    labels = measures.in_turn(model, count)
     if asked:
         if labels is None:
             raise UserError(f"The label {args.labels!r} was given, but {args.weights} knows no labels: leave it out.")
@@ -170,7 +171,7 @@ def sample(args):
 
 
 def list_(args):
-    names = {"models": list(training.MODELS), "datasets": list(data.NAMES), "profiles": list(training.PROFILES), "weights": training.shipped()}
+    names = {"models": list(recipes.RECIPES), "datasets": list(data.NAMES), "profiles": list(recipes.PROFILES), "weights": weights.shipped()}
     if args.json:
         print(json.dumps(names))
         return
@@ -181,7 +182,7 @@ def list_(args):
 
 
 def ship(args):
-    training.ship(args.folder, args.name)
+    weights.ship(args.folder, args.name)
 
 
 def experiment(args):
@@ -218,9 +219,9 @@ def parser():
     command.set_defaults(call=list_)
 
     command = commands.add_parser("train", help="train a model; leaves weights and a record under runs/")
-    command.add_argument("model", help=", ".join(training.MODELS))
+    command.add_argument("model", help=", ".join(recipes.RECIPES))
     command.add_argument("--dataset", required=True, help=f"{', '.join(data.NAMES)}, or an .npz file")
-    command.add_argument("--profile", help=f"{', '.join(training.PROFILES)} (default: what the hardware suggests)")
+    command.add_argument("--profile", help=f"{', '.join(recipes.PROFILES)} (default: what the hardware suggests)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--epochs", type=int, help="instead of the profile's")
     command.add_argument("--images", type=int, help="how many training images, instead of the profile's")

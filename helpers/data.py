@@ -62,7 +62,10 @@ class Dataset:
     test_labels: torch.Tensor
     parts: int = 1  # images side by side in one, as in `pairs`; a label is then a number of so many digits
     factors: tuple[str, ...] = ()  # what the images of `sprites` are made of
-    test_factors: torch.Tensor | None = None  # int64 (N, len(factors)): which value of each factor a test image has
+    validation_factors: torch.Tensor | None = None  # int64 (N, len(factors)): which value of each factor an image has
+    test_factors: torch.Tensor | None = None
+    strokes: bool = False  # bright strokes of a pen on black, whose slant, thickness and the like can be measured
+    read_as: str = ""  # the data set whose classifier reads the parts of an image; "": its own
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -74,6 +77,20 @@ class Dataset:
             raise UserError(f"There is no split {split!r}: take train, validation or test.")
         return getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
 
+    @property
+    def judge(self) -> str:
+        """The name of the shipped classifier that reads its images, if there is one."""
+        return f"classifier-{self.read_as or self.name}"
+
+    def fingerprint(self) -> str:
+        """sha256 of what a training sees, training and validation: two data sets of one name are told apart by it."""
+        found = hashlib.sha256()
+        for split in ("train", "validation"):
+            for tensor in self.part(split):
+                found.update(f"{split} {tuple(tensor.shape)}".encode())
+                found.update(tensor.contiguous().cpu().numpy())
+        return found.hexdigest()
+
     def to(self, device) -> "Dataset":
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)})
 
@@ -82,6 +99,7 @@ class Dataset:
         sizes = {"train": train, "validation": validation, "test": test}
         return replace(
             self,
+            validation_factors=None if self.validation_factors is None else self.validation_factors[:validation],
             test_factors=None if self.test_factors is None else self.test_factors[:test],
             **{f"{part}_{kind}": getattr(self, f"{part}_{kind}")[:n] for part, n in sizes.items() for kind in ("images", "labels")},
         )
@@ -131,6 +149,7 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
         train_images[train], train_labels[train],
         train_images[held], train_labels[held],
         test_images, test_labels,
+        strokes=name == "mnist",
     ).to(device)  # fmt: skip
 
 
@@ -148,7 +167,7 @@ def pairs(dataset: Dataset, seed: int = 0) -> Dataset:
         left, right = (epoch_order(len(images), seed, 2 * i + side).to(images.device) for side in (0, 1))
         tensors[f"{split}_images"] = torch.cat([images[left], images[right]], dim=3)
         tensors[f"{split}_labels"] = 10 * labels[left] + labels[right]
-    return replace(dataset, name="pairs", classes=PAIRS, parts=2, **tensors)
+    return replace(dataset, name="pairs", classes=PAIRS, parts=2, read_as=dataset.read_as or dataset.name, strokes=False, **tensors)
 
 
 FACTORS = {  # of the sprites: name -> its values, in pixels and radians
@@ -163,7 +182,7 @@ FACTORS = {  # of the sprites: name -> its values, in pixels and radians
 def sprites(validation: int = 1_000, seed: int = 0) -> Dataset:
     """All 12,000 combinations of FACTORS as images (1, 28, 28), in the manner of dSprites (Matthey et al. 2017).
 
-    A fifth, drawn at random, is the test set, whose factors are kept. The label is the shape.
+    A fifth, drawn at random, is the test set; its factors and those of the validation images are kept. The label is the shape.
     """
     which = torch.cartesian_prod(*(torch.arange(len(values)) for values in FACTORS.values()))
     images = draw_sprites(*(values[column] for values, column in zip(FACTORS.values(), which.T, strict=True)))
@@ -171,7 +190,7 @@ def sprites(validation: int = 1_000, seed: int = 0) -> Dataset:
     labels, test, held = which[:, 0], len(which) // 5, min(validation, 1_000)
     parts = [(part[test + held :], part[test : test + held], part[:test]) for part in (images, labels)]
     tensors = [tensor for split in zip(*parts, strict=True) for tensor in split]
-    return Dataset("sprites", SHAPES, *tensors, factors=tuple(FACTORS), test_factors=which[:test])
+    return Dataset("sprites", SHAPES, *tensors, factors=tuple(FACTORS), validation_factors=which[test : test + held], test_factors=which[:test])
 
 
 def draw_sprites(shape, scale, rotation, x, y, side: int = 28) -> torch.Tensor:

@@ -13,7 +13,8 @@ from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from helpers import UserError, training
-from helpers.plots import HEADLINE
+from helpers.recipes import pick_profile
+from helpers.show.plots import HEADLINE
 
 
 class Client(NotebookClient):
@@ -80,7 +81,7 @@ def execute(path: Path, profile: str, out: Path) -> dict:
 
 def run(names: list[str] | None = None, profile: str | None = None, out: str = "runs") -> None:
     """Execute the named notebooks, or all that are here, and print a table of what they measured."""
-    profile = training.pick_profile(profile)
+    profile = pick_profile(profile)
     paths = [Path(name) for name in names] if names else sorted(Path().glob("0*.ipynb"))
     for path in paths:
         if not path.is_file():

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import jinja2
 
-from helpers import UserError, experiments, training
-from helpers.disentanglement import CARRIES
+from helpers import UserError, experiments, weights
+from helpers.measures.disentanglement import CARRIES
+from helpers.recipes import RECIPES
+from helpers.training import write_atomically
 
 TEXT = Path(__file__).with_name("report.md")
-REPORT = training.ROOT / "REPORT.md"
+REPORT = weights.ROOT / "REPORT.md"
 
 
 def number(value, digits: int = 2) -> str:
@@ -22,7 +24,7 @@ def number(value, digits: int = 2) -> str:
 
 def w(name: str, key: str, digits: int = 2) -> str:
     """A metric of shipped weights, or their `seconds`, `parameters` or `device`. UserError where it was not measured."""
-    entry = training.shipped().get(name, {})
+    entry = weights.shipped().get(name, {})
     found = entry.get("metrics", {}).get(key, entry.get(key))
     if found is None:
         raise UserError(f"The report names {key} of {name}, which has no record: `python -m helpers evaluate {name} --record`.")
@@ -30,16 +32,16 @@ def w(name: str, key: str, digits: int = 2) -> str:
 
 
 def percent(name: str, key: str, digits: int = 1) -> str:
-    return f"{100 * training.shipped()[name]['metrics'][key]:.{digits}f} %"
+    return f"{100 * weights.shipped()[name]['metrics'][key]:.{digits}f} %"
 
 
 def minutes(name: str) -> str:
-    seconds = training.shipped()[name]["seconds"]
+    seconds = weights.shipped()[name]["seconds"]
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
 def ratio(name: str, key: str, other: str, other_key: str | None = None, digits: int = 1) -> str:
-    found = training.shipped()
+    found = weights.shipped()
     return f"{found[name]['metrics'][key] / found[other]['metrics'][other_key or key]:.{digits}f}"
 
 
@@ -126,7 +128,8 @@ def table(name: str, columns: dict[str, str], digits: int = 2, only: str = "") -
             cells = [cell(entry, key, digits) for key in columns.values()]
             lines.append([label.removeprefix(only), *cells, str(entry["seeds"]), f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"])
     devices = sorted({row["device"] for row in record["rows"]})
-    note = f"\n\n`python -m helpers experiment {name}`; mean ± half the range of the seeds, on {' and '.join(devices)}."
+    where = f"on the {experiments.splits(record)} images; mean ± half the range of the seeds, on {' and '.join(devices)}"
+    note = f"\n\n`python -m helpers experiment {name}`, {where}."
     return rows(["", *columns, "seeds", "parameters", "seconds"], lines) + note
 
 
@@ -152,16 +155,17 @@ def likelihood(metrics, conditional: bool = False) -> str:
 def models(dataset: str) -> str:
     """Every shipped generative model of a data set, nearest to real images first, and real training images as the last row."""
     lines, floor = [], None
-    entries = {name: entry for name, entry in training.shipped().items() if entry["dataset"] == dataset and "samples_per_second" in entry["metrics"]}
+    entries = {name: entry for name, entry in weights.shipped().items() if entry["dataset"] == dataset and "samples_per_second" in entry["metrics"]}
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["metrics"]["frechet_distance"]):
         found = entry["metrics"]
         values = [number(found[key], digits) if key in found else "–" for key, digits in COLUMNS.values()]
         cost = [f"{entry['parameters']:,}", f"{entry['seconds'] / 60:.1f} min, {entry['device']}", f"{found['samples_per_second']:,.0f}"]
-        lines.append([f"`{name}`", likelihood(found, entry["model"] == "realnvp-conditional"), *values, *cost])
+        lines.append([f"`{name}`", likelihood(found, RECIPES[entry["model"]].labelled), *values, *cost])
         floor = found if "kernel_floor" in found else floor
     if floor:
-        values = [floor["frechet_floor"], floor["kernel_floor"], floor["precision_of_real"], floor["recall_of_real"]]
-        lines.append(["real training images", "", *(number(v, d) for v, d in zip(values, (2, 3, 2, 2), strict=True)), *[""] * 5])
+        values = [number(floor[key], digits) for key, digits in (("kernel_floor", 3), ("precision_of_real", 2), ("recall_of_real", 2))]
+        distance = f"{number(floor['frechet_floor'])} ({number(floor['frechet_floor_low'], 3)} to {number(floor['frechet_floor_high'], 3)})"
+        lines.append(["real training images", "", distance, *values, *[""] * 5])
     return rows(["", "likelihood", *COLUMNS, "parameters", "training", "samples/s"], lines)
 
 
@@ -171,10 +175,10 @@ def render() -> str:
         f.__name__: f
         for f in (w, x, percent, minutes, ratio, change, times_less, lowest, each, span, shared, carrying, measured, half, table, models)
     }
-    bench = json.loads((training.RESULTS / "bench.json").read_text())
-    values = {"shipped": training.shipped(), "bench": bench, "load": experiments.load, "record": training.record}
+    bench = json.loads((weights.RESULTS / "bench.json").read_text())
+    values = {"shipped": weights.shipped(), "bench": bench, "load": experiments.load, "record": weights.record}
     return environment.from_string(TEXT.read_text(encoding="utf-8")).render(names | values)
 
 
 def write() -> None:
-    training.write_atomically(REPORT, lambda file: file.write(render().encode()))
+    write_atomically(REPORT, lambda file: file.write(render().encode()))

@@ -14,13 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from helpers import data, layers, training
+from helpers import data, recipes, training, weights
+from helpers.models import layers
 
 ROUNDS, STEPS = 5, 8
 
 
 def plain_way(config, device):
-    model, _ = training.recipe("realnvp", "quick", data.load("mnist"))
+    model, _ = recipes.recipe("realnvp", "quick", data.load("mnist"))
     for block in list(model.modules()):
         for name, child in block.named_children():
             if isinstance(child, layers.ELU):
@@ -43,7 +44,7 @@ def plain_way(config, device):
 
 
 def our_way(config, device):
-    model, _ = training.recipe("realnvp", "quick", data.load("mnist"))
+    model, _ = recipes.recipe("realnvp", "quick", data.load("mnist"))
     model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     images = data.load("mnist", device=device).train_images
@@ -73,7 +74,7 @@ def images_per_second(step, config, device):
 
 def main():
     device = training.pick_device()
-    _, config = training.recipe("realnvp", "quick", data.load("mnist"))
+    _, config = recipes.recipe("realnvp", "quick", data.load("mnist"))
     ways = {"plain": plain_way(config, device), "ours": our_way(config, device)}
     for way in ways.values():  # compiles and warms up
         images_per_second(way, config, device)
@@ -95,7 +96,7 @@ def main():
     for key, value in result.items():
         print(f"{key:12} {value}")
     if "--keep" in sys.argv:
-        training.write_json(training.RESULTS / "bench.json", result)
+        training.write_json(weights.RESULTS / "bench.json", result)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageStat
 
-from helpers import training
+from helpers import training, weights
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.name for path in ROOT.glob("0*.ipynb"))
@@ -180,7 +180,7 @@ def test_every_slider_of(name, lab, page):
     said = f"{len(waits)} moves, {median:.0f} ms from key to picture (median), {max(waits):.0f} at most"
     print(f"{name}: {explorers.count()} explorers, {said}")
     if os.environ.get("RECORD"):
-        path = training.RESULTS / "browser.json"
+        path = weights.RESULTS / "browser.json"
         record = training.json.loads(path.read_text()) if path.exists() else {"what": "milliseconds from a key to the new picture in Chromium"}
         found = {"explorers": explorers.count(), "moves": len(waits), "median": round(median), "most": round(max(waits))}
         if name.startswith("04"):  # for the README: mostly the first of the two classes

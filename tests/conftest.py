@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from helpers import data, training
-from helpers.flows import RealNVP, RealNVPConfig
+from helpers import data, recipes
+from helpers.models.flows import RealNVP, RealNVPConfig
 
 
 def tiny_flow(image_shape=(1, 8, 8), **changes):
@@ -30,4 +30,4 @@ def digits():
 @pytest.fixture
 def smoke(digits):
     """An untrained model of the smoke profile and its TrainConfig."""
-    return training.recipe("realnvp", "smoke", digits, train_images=160, epochs=1)
+    return recipes.recipe("realnvp", "smoke", digits, train_images=160, epochs=1)

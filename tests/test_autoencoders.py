@@ -7,8 +7,8 @@ import torch
 from conftest import stir
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from helpers import UserError, metrics, training
-from helpers.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig, discretized_logistic, gaussian_kl, kl_weight
+from helpers import UserError, measures, recipes, training, weights
+from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig, discretized_logistic, gaussian_kl, kl_weight
 
 SMALL = {"image_shape": (1, 8, 8), "latent": 3, "width": 6}
 
@@ -141,19 +141,19 @@ def test_one_sample_is_the_elbo():
 
 @pytest.mark.parametrize("kind", ["autoencoder", "vae", "vae-8bit", "fvae", "fvae-8bit", "tcvae", "betavae"])
 def test_recipes_learn_save_and_sample(kind, digits, tmp_path):
-    model, config = training.recipe(kind, "smoke", digits, reports_per_epoch=2)
+    model, config = recipes.recipe(kind, "smoke", digits, reports_per_epoch=2)
     record = training.fit(model, digits, config, progress=False)
     assert record["epochs"][-1]["validation_loss"] < record["epochs"][0]["validation_loss"]
     model.eval()
-    training.save_model(model, tmp_path / "model.safetensors", {"dataset": "digits"})
-    loaded, _ = training.load_model(tmp_path / "model.safetensors")
+    weights.save_model(model, tmp_path / "model.safetensors", {"dataset": "digits"})
+    loaded, _ = weights.load_model(tmp_path / "model.safetensors")
     assert loaded.config == model.config and type(loaded) is type(model)
     torch.manual_seed(0)
     expected = model.sample(7, 0.8)
     torch.manual_seed(0)
     assert torch.equal(loaded.sample(7, 0.8), expected)
     assert expected.shape == (7, 1, 8, 8) and expected.min() >= 0 and expected.max() <= 1
-    found = metrics.evaluate(model, digits, samples=3)
+    found = measures.evaluate(model, digits, samples=3)
     assert found["n"] == 297
     if kind == "autoencoder":
         by_hand = (model.decode(model.encode(digits.test_images)) - digits.test_images / 255).square().mean().item()
@@ -213,7 +213,7 @@ def test_bad_input_gets_one_sentence(message):
 def test_pca_is_the_linear_limit(digits):
     """Against torch's own decomposition, and as an autoencoder: on its training images the least error of its size."""
     sizes = (1, 5, 64)
-    found = metrics.pca_errors(digits.train_images, digits.train_images, sizes)
+    found = measures.pca_errors(digits.train_images, digits.train_images, sizes)
     x = digits.train_images.flatten(1).double() / 255
     _, _, v = torch.linalg.svd(x - x.mean(0), full_matrices=False)
     for size in sizes:
@@ -225,6 +225,6 @@ def test_active_units_and_their_kl(digits):
     model = VAE(VAEConfig(**SMALL)).eval()
     with torch.no_grad():
         model.encoder.net[-1].weight[1].zero_()  # the mean of the second latent no longer moves
-    use = metrics.latent_use(model, digits.test_images)
-    assert metrics.active_units(model, digits.test_images, threshold=1e-6) == 2 and use["variance"][1] < 1e-9
-    assert use["kl"].sum().item() == pytest.approx(metrics.elbo(model, digits.test_images)["kl"], rel=0.02)
+    use = measures.latent_use(model, digits.test_images)
+    assert measures.active_units(model, digits.test_images, threshold=1e-6) == 2 and use["variance"][1] < 1e-9
+    assert use["kl"].sum().item() == pytest.approx(measures.elbo(model, digits.test_images)["kl"], rel=0.02)

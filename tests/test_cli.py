@@ -1,5 +1,6 @@
 """The command line's contract."""
 
+import contextlib
 import errno
 import json
 import os
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 from helpers import __main__ as cli
-from helpers import data, metrics, training
+from helpers import data, measures, recipes, training, weights
+from helpers.training import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -44,30 +46,30 @@ def test_evaluate_prints_one_object_and_agrees_with_the_record(trained, capsys):
 
 def test_evaluate_can_keep_what_it_measured(trained, tmp_path, monkeypatch, capsys):
     for folder in ("WEIGHTS", "RESULTS"):
-        monkeypatch.setattr(training, folder, tmp_path / folder)
+        monkeypatch.setattr(weights, folder, tmp_path / folder)
     assert run("evaluate", trained / "model.safetensors", "--record") == 1
     assert "name of shipped weights" in capsys.readouterr().err
-    training.ship(trained, "mine")
-    before = (training.shipped()["mine"], json.loads((tmp_path / "RESULTS" / "mine.json").read_text()))
+    weights.ship(trained, "mine")
+    before = (weights.shipped()["mine"], json.loads((tmp_path / "RESULTS" / "mine.json").read_text()))
     assert run("evaluate", "mine", "--samples", 2, "--record") == 0
-    after = (training.shipped()["mine"], json.loads((tmp_path / "RESULTS" / "mine.json").read_text()))
+    after = (weights.shipped()["mine"], json.loads((tmp_path / "RESULTS" / "mine.json").read_text()))
     for old, new in zip(before, after, strict=True):
         assert new["metrics"]["importance_samples"] == 2 and new["metrics"]["bits_per_dim"] < old["metrics"]["bits_per_dim"]
         assert old | {"metrics": new["metrics"]} == new
-    assert run("evaluate", "mine") == 0 and training.shipped()["mine"] == after[0]  # only when asked to
+    assert run("evaluate", "mine") == 0 and weights.shipped()["mine"] == after[0]  # only when asked to
 
 
 def test_a_read_only_disk(trained, tmp_path, monkeypatch, capsys):
     """What only reads goes on; what would write says so and leaves every file as it was."""
     for folder in ("WEIGHTS", "RESULTS"):
-        monkeypatch.setattr(training, folder, tmp_path / folder)
-    training.ship(trained, "mine")
+        monkeypatch.setattr(weights, folder, tmp_path / folder)
+    weights.ship(trained, "mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def refuse(*args, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(training.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(checkpoints.tempfile, "mkstemp", refuse)
     commands = ("ship", trained, "again"), ("evaluate", "mine", "--record"), ("sample", "mine", "--count", 1, "--out", tmp_path / "a.png")
     for command in commands:
         assert run(*command) == 1
@@ -77,35 +79,34 @@ def test_a_read_only_disk(trained, tmp_path, monkeypatch, capsys):
 
 def test_evaluate_all_measures_again_and_fails_on_what_differs(trained, tmp_path, monkeypatch, capsys):
     for name in ("WEIGHTS", "RESULTS"):
-        monkeypatch.setattr(training, name, tmp_path / name)
-    training.ship(trained, "mine")
+        monkeypatch.setattr(weights, name, tmp_path / name)
+    weights.ship(trained, "mine")
     assert (tmp_path / "WEIGHTS" / "mine.safetensors").stat().st_size < 0.7 * (trained / "model.safetensors").stat().st_size  # halved
     assert run("evaluate", "all") == 0 and "mine" in (said := capsys.readouterr().out) and "as recorded" in said
-    recorded = training.record("mine")["metrics"]["bits_per_dim"]
-    training.keep_metrics("mine", {"bits_per_dim": recorded + 0.01, "nll": 1.0})
+    recorded = weights.record("mine")["metrics"]["bits_per_dim"]
+    weights.keep_metrics("mine", {"bits_per_dim": recorded + 0.01, "nll": 1.0})
     assert run("evaluate", "all") == 1
     said = capsys.readouterr().out
     assert "DIFFERS: bits_per_dim" in said and "not measured again: nll" in said
     assert run("evaluate", "all", "--record") == 0  # the new numbers are the record now
     assert (
-        training.record("mine")["metrics"]["bits_per_dim"]
-        == training.shipped()["mine"]["metrics"]["bits_per_dim"]
-        == pytest.approx(recorded, abs=2e-3)
+        weights.record("mine")["metrics"]["bits_per_dim"] == weights.shipped()["mine"]["metrics"]["bits_per_dim"] == pytest.approx(recorded, abs=2e-3)
     )
-    assert training.record("mine")["metrics"]["samples_per_second"] > 0 and run("evaluate", "all") == 0
+    assert weights.record("mine")["metrics"]["samples_per_second"] > 0 and run("evaluate", "all") == 0
 
 
 def test_evaluate_all_measures_a_long_likelihood_on_some_images(tmp_path, monkeypatch, capsys):
     for name in ("WEIGHTS", "RESULTS"):
-        monkeypatch.setattr(training, name, tmp_path / name)
-    monkeypatch.setattr(metrics, "LONG", 3)
-    monkeypatch.setattr(metrics, "compile_model", lambda model: False)
+        monkeypatch.setattr(weights, name, tmp_path / name)
+    for module in (measures, measures.latents):
+        monkeypatch.setattr(module, "LONG", 3)
+    monkeypatch.setattr(measures.likelihood, "compiled", lambda model, wanted: contextlib.nullcontext())
     assert run("train", "vae", "--dataset", "digits", "--profile", "smoke", "--epochs", 1, "--folder", tmp_path / "run") == 0
-    training.ship(tmp_path / "run", "mine")
+    weights.ship(tmp_path / "run", "mine")
     assert run("evaluate", "mine", "--samples", 3, "--record") == 0 and run("evaluate", "all") == 0
     said = capsys.readouterr().out
     assert re.search(r"as recorded; not measured again: nll, standard_error, importance_samples \(3 importance samples an image\)", said)
-    training.keep_metrics("mine", {"nll_of_first_100": training.record("mine")["metrics"]["nll_of_first_100"] + 1})
+    weights.keep_metrics("mine", {"nll_of_first_100": weights.record("mine")["metrics"]["nll_of_first_100"] + 1})
     assert run("evaluate", "all") == 1 and "DIFFERS: nll_of_first_100" in capsys.readouterr().out
 
 
@@ -121,7 +122,7 @@ def test_sample_draws_a_picture(trained, tmp_path):
 def test_list(capsys):
     assert run("list", "--json") == 0
     names = json.loads(capsys.readouterr().out)
-    assert names["models"] == list(training.MODELS) and set(names["weights"]) == set(training.shipped())
+    assert names["models"] == list(recipes.RECIPES) and set(names["weights"]) == set(weights.shipped())
     assert run("list") == 0
 
 
@@ -208,19 +209,19 @@ def test_gans_are_trained_measured_and_drawn(model, tmp_path, capsys):
     assert run("train", model, "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--folder", tmp_path) == 0
     assert run("sample", tmp_path / "model.safetensors", "--count", "4", "--out", tmp_path / "four.png") == 0
     record = json.loads((tmp_path / "result.json").read_text())
-    assert record["model"] == model and "train_discriminator_loss" in record["epochs"][0] and "lowest_discriminator_loss" in record["epochs"][0]
+    assert record["model"] == model and "train_discriminator_loss" in record["epochs"][0] and "lowest_discriminator_objective" in record["epochs"][0]
     capsys.readouterr()
     assert run("evaluate", tmp_path / "model.safetensors", "--json") == 0
     assert json.loads(capsys.readouterr().out)["n"] == 297
 
 
 def test_a_setting_of_the_model(tmp_path, capsys):
-    asked = ("objective=hinge", "betas=(0.5, 0.9)", "mislabelled=0.1", "spectral_norm=True", "average=0")
+    asked = ("objective=hinge", "betas=(0.5, 0.9)", "mislabelled=0.1", "spectral_norm=True")
     command = ("train", "cgan", "--dataset", "digits", "--profile", "smoke", "--epochs", "1")
     assert run(*command, "--folder", tmp_path, "--set", *asked[:2], "--set", *asked[2:]) == 0
     config = json.loads((tmp_path / "result.json").read_text())["model_config"]
     assert (config["objective"], config["betas"], config["mislabelled"], config["spectral_norm"]) == ("hinge", [0.5, 0.9], 0.1, True)
-    assert config["average"] == 0 and config["width"] == 8  # the profile's
+    assert config["width"] == 8  # the profile's
     for setting, says in {
         "depth=3": "no setting 'depth': take one of told, mislabelled",
         "classes=3": "no setting 'classes'",  # the data says how many
@@ -237,9 +238,9 @@ def test_a_setting_of_the_model(tmp_path, capsys):
 
 
 def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
-    plain, _ = training.load_model(trained / "model.safetensors")
-    model, _ = training.recipe("realnvp-conditional", "smoke", data.load("digits"))
-    training.start_from(model, trained / "model.safetensors")
+    plain, _ = weights.load_model(trained / "model.safetensors")
+    model, _ = recipes.recipe("realnvp-conditional", "smoke", data.load("digits"))
+    weights.start_from(model, trained / "model.safetensors")
     model.eval()
     images, labels = data.load("digits").test_images[:4], torch.tensor([0, 3, 5, 9])
     latents = model.encode(images, labels)
@@ -250,8 +251,8 @@ def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
     command = ("train", "realnvp-conditional", "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--images", "32")
     assert run(*command, "--start", told, "--folder", tmp_path / "second") == 0
     record = json.loads((tmp_path / "second" / "result.json").read_text())
-    assert record["seconds_before"] == training.load_model(told)[1]["seconds"] > 0
-    assert training.start_from(model, tmp_path / "second" / "model.safetensors") == record["seconds"] + record["seconds_before"]
+    assert record["seconds_before"] == weights.load_model(told)[1]["seconds"] > 0
+    assert weights.start_from(model, tmp_path / "second" / "model.safetensors") == record["seconds"] + record["seconds_before"]
     assert run("train", "classifier", "--dataset", "digits", "--profile", "smoke", "--start", told, "--folder", tmp_path) == 1
     assert "Not one tensor" in capsys.readouterr().err
 
@@ -271,8 +272,8 @@ def test_unknown_experiments(args, says, capsys):
 
 def test_bad_labels(trained, told, tmp_path, capsys):
     out = tmp_path / "x.png"
-    for weights, label, says in ((told, "37", "no class '37'.*0, 1, 2"), (trained / "model.safetensors", "3", "'3' was given.*knows no labels")):
-        assert run("sample", weights, "--label", label, "--out", out) == 1
+    for trained_on, label, says in ((told, "37", "no class '37'.*0, 1, 2"), (trained / "model.safetensors", "3", "'3' was given.*knows no labels")):
+        assert run("sample", trained_on, "--label", label, "--out", out) == 1
         assert re.search(says, capsys.readouterr().err)
     assert not out.exists()
 
@@ -289,12 +290,12 @@ def own(folder, side, channels=(), classes=3):
     return folder / "mine.npz"
 
 
-@pytest.mark.parametrize("model", training.MODELS)
+@pytest.mark.parametrize("model", recipes.RECIPES)
 @pytest.mark.parametrize("kind", ["colour 24x24", "grey 32x32 without labels"])
 def test_own_images_train_every_family_or_hear_why_not(model, kind, tmp_path, capsys):
     path = own(tmp_path, 24, (3,)) if kind.startswith("colour") else own(tmp_path, 32, classes=0)
     code = run("train", model, "--dataset", path, "--profile", "smoke", "--epochs", 1, "--images", 64, "--folder", tmp_path / "run")
-    if model in training.LABELLED and "without labels" in kind:
+    if recipes.RECIPES[model].labelled and "without labels" in kind:
         assert code == 1 and f"A {model} needs labels of at least two classes" in capsys.readouterr().err
     else:
         assert code == 0 and run("evaluate", tmp_path / "run" / "model.safetensors", "--json") == 0

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from helpers import UserError, data, metrics
-from helpers import disentanglement as dis
-from helpers.autoencoders import VAE, VAEConfig
+from helpers import UserError, data, measures
+from helpers.measures import disentanglement as dis
+from helpers.models.autoencoders import VAE, VAEConfig
 
 
 def stroke(width=3.0, degrees=0.0, length=16.0, side=28, shift=0.0):
@@ -129,5 +129,5 @@ def test_bad_input_gets_one_sentence(message):
 def test_evaluate_measures_disentanglement_where_factors_are_known():
     torch.manual_seed(0)
     sprites = data.load("sprites").head(test=300)
-    found = metrics.evaluate(VAE(VAEConfig(latent=3, width=4)).eval(), sprites)
+    found = measures.evaluate(VAE(VAEConfig(latent=3, width=4)).eval(), sprites)
     assert {"neg_elbo", "mutual_information_gap", "factor_vae_score"} <= set(found) and found["n"] == 300

@@ -6,10 +6,11 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from helpers import UserError, experiments, training
-from helpers.autoencoders import AutoencoderConfig, VAEConfig
-from helpers.gans import GANConfig, ProGAN, ProGANConfig
-from helpers.ladder import LadderConfig
+from helpers import UserError, experiments, training, weights
+from helpers.experiments.ladder import LadderConfig
+from helpers.models.autoencoders import AutoencoderConfig, VAEConfig
+from helpers.models.gans import GANConfig
+from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.training import TrainConfig
 
 TINY = LadderConfig((1, 8, 8), couplings=(1, 1), width=(4, 4), blocks=1, dequantization_couplings=0)
@@ -27,7 +28,7 @@ def test_every_row_can_be_built_and_the_record_is_of_these_rows(name):
     rows = experiments.rows_of(name)
     for row in rows.values():
         experiments.build(row)
-    if (training.RESULTS / f"{name}.json").exists():
+    if (weights.RESULTS / f"{name}.json").exists():
         for done in experiments.load(name)["rows"]:
             row = rows[done["label"]]
             now = replace(row, train=replace(row.train, seed=done["seed"]))
@@ -36,7 +37,7 @@ def test_every_row_can_be_built_and_the_record_is_of_these_rows(name):
 
 
 def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
     monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", (tiny, (0, 1)))
     experiments.run("tiny", only="channel", seed=0)
     kept = (tmp_path / "tiny.json").read_text()
@@ -53,7 +54,7 @@ def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
 
 def test_two_processes_share_an_experiment(tmp_path, monkeypatch):
     """What another one has recorded meanwhile is kept."""
-    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
     monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", (tiny, (0,)))
     real = experiments.train_row
 
@@ -68,7 +69,7 @@ def test_two_processes_share_an_experiment(tmp_path, monkeypatch):
 
 
 def test_effects_are_taken_seed_by_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
     values = {"a": (1.0, 2.0, 3.0), "b": (0.9, 1.8, 2.9), "c": (1.1, 1.9, 3.0)}
     rows = [{"label": label, "seed": seed, "metrics": {"bits_per_dim": value}} for label, found in values.items() for seed, value in enumerate(found)]
     training.write_json(tmp_path / "some.json", {"rows": [*rows, {"label": "a", "seed": 3, "metrics": {}}]})
@@ -89,7 +90,7 @@ def test_autoencoders_are_compared_too(tmp_path, monkeypatch):
         rows = {"ae": AutoencoderConfig(**shape), "vae": VAEConfig(**shape)}
         return {label: experiments.Row(config, train, "digits", measure=("pictures",)) for label, config in rows.items()}
 
-    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
     monkeypatch.setitem(experiments.EXPERIMENTS, "both", (both, (0,)))
     found = {row["label"]: row["metrics"] for row in experiments.run("both")["rows"]}
     assert found["ae"]["mse"] > 0 and found["vae"]["neg_elbo"] == pytest.approx(found["vae"]["reconstruction"] + found["vae"]["kl"])
@@ -104,12 +105,12 @@ def test_gans_are_compared_too(tmp_path, monkeypatch):
         return {"gan": experiments.Row(GANConfig((1, 8, 8), latent=4, width=4), TRAIN, "digits", measure=("pictures", "weights"))}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
     monkeypatch.setitem(experiments.EXPERIMENTS, "game", (game, (0,)))
     row = experiments.run("game")["rows"][0]
     assert {"train_discriminator_loss", "train_generator_loss", "lowest_discriminator_loss"} <= set(row["epochs"][0])
     assert experiments.pictures("game")["gan @ 1.0"].shape == (12, 8, 8, 1)
-    model, _ = training.load_model(tmp_path / "runs" / "game" / "gan" / "model.safetensors")
+    model, _ = weights.load_model(tmp_path / "runs" / "game" / "gan" / "model.safetensors")
     assert model.config == GANConfig((1, 8, 8), latent=4, width=4)
     monkeypatch.setitem(experiments.EXPERIMENTS, "colour", (lambda: {"first": None, "grown": None}, (0,)))
     colour = ProGAN(ProGANConfig((3, 8, 8), latent=4, width=4)).eval()
@@ -126,7 +127,7 @@ def test_a_loss_that_is_not_finite_is_a_result(tmp_path, monkeypatch):
         """One that breaks."""
         return {"broken": experiments.Row(TINY, replace(TRAIN, learning_rate=1e9, warmup_steps=0, clip_norm=1e9), "digits", measure=())}
 
-    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
     monkeypatch.setitem(experiments.EXPERIMENTS, "broken", (broken, (0,)))
     row = experiments.run("broken")["rows"][0]
     assert row["metrics"] == {} and "stopped being finite" in row["stopped"]
@@ -143,6 +144,6 @@ def test_the_inside_of_the_box_is_told_from_the_outside():
 
 
 def test_a_missing_record_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "RESULTS", tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"no record ladder.json.*helpers experiment ladder"):
         experiments.load("ladder")

@@ -8,23 +8,20 @@ from conftest import stir, tiny_flow
 from torch.autograd.functional import jacobian
 
 from helpers import UserError
-from helpers.flows import (
+from helpers.models.bijections import (
     AffineCoupling,
     Compose,
-    Dequantization,
     ElementwiseAffine,
     Invertible1x1,
     Logit,
     MultiScale,
-    RealNVP,
-    RealNVPConfig,
     Squeeze,
-    VariationalDequantization,
     channel_mask,
     checkerboard_mask,
     coupling_layers,
 )
-from helpers.layers import ELU, GatedConvNet
+from helpers.models.flows import Dequantization, RealNVP, RealNVPConfig, VariationalDequantization
+from helpers.models.layers import ELU, GatedConvNet
 
 SHAPES = [(1, 28, 28), (1, 28, 56), (3, 32, 32)]
 

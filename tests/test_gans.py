@@ -8,27 +8,20 @@ import torch
 import torch.nn.functional as F
 from conftest import stir
 
-from helpers import UserError, data, metrics, training
-from helpers.gans import (
+from helpers import UserError, data, measures, recipes, training, weights
+from helpers.models.gans import (
     GAN,
     OBJECTIVES,
-    EqualConv,
-    EqualLinear,
     GANConfig,
     Generator,
-    PixelNorm,
-    ProGAN,
-    ProGANConfig,
     discriminator_loss,
-    enlarge,
     feature_matching,
     generator_loss,
     gradient_penalty,
-    minibatch_deviation,
     other_labels,
-    shrink,
-    sides,
 )
+from helpers.models.growing import EqualConv, EqualLinear, PixelNorm, ProGAN, ProGANConfig, enlarge, minibatch_deviation, shrink, sides
+from helpers.training import reports
 
 SMALL = {"image_shape": (1, 8, 8), "latent": 6, "width": 4}
 IMAGES = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -185,35 +178,32 @@ def test_between_two_classes():
     assert not torch.allclose(model.blend(z, LABELS, other, 0.5), model.decode(z, other))
 
 
-def test_samples_are_drawn_with_the_average():
-    model = tiny(average=0.9, network="mlp")
-    start = torch.cat([p.flatten() for p in model.averaged.parameters()]).clone()
-    stir(model.generator)
-    model.step = 1_000
-    model.after_step()
-    fast, slow = (torch.cat([p.flatten() for p in network.parameters()]) for network in (model.generator, model.averaged))
-    torch.testing.assert_close(slow, 0.9 * start + 0.1 * fast)
-    z = torch.randn(4, 6).double()
-    torch.testing.assert_close(model.eval().decode(z), (model.averaged(z) + 1) / 2)
-    torch.testing.assert_close(model.train().decode(z), (model.generator(z) + 1) / 2)
-    assert training.count_parameters(model) == sum(p.numel() for network in (model.generator, model.discriminator) for p in network.parameters())
+def test_train_and_validation_losses_are_of_one_kind(digits):
+    """A critic's loss has its penalty in it, in validation too; what people watch is its objective."""
+    model, config = recipes.recipe("gan", "smoke", digits, epochs=1)
+    row = training.fit(model, digits, config, progress=False)["epochs"][0]
+    for split in ("train", "validation"):
+        rest = row[f"{split}_discriminator_loss"] - row[f"{split}_discriminator_objective"] - 10 * row[f"{split}_discriminator_penalty"]
+        assert 0 <= rest < 0.01 and row[f"{split}_discriminator_penalty"] > 0  # and the drift's thousandth
+    assert model.watched == ("discriminator_objective", "generator_loss") and "lowest_discriminator_objective" in row
+    assert tiny(objective="hinge").watched == ("discriminator_loss", "generator_loss")
 
 
 def test_a_discriminator_that_has_won_is_told_once(digits, tmp_path, capsys):
     """Against a generator that can't learn, the discriminator wins; the run says so while it happens, and in its record."""
-    model, config = training.recipe("gan", "smoke", digits, epochs=25, learning_rate=3e-3)
-    model = GAN(replace(model.config, objective="nonsaturating", adversarial=1e-12, generator_norm=False, average=0.0))
+    model, config = recipes.recipe("gan", "smoke", digits, epochs=25, learning_rate=3e-3)
+    model = GAN(replace(model.config, objective="nonsaturating", adversarial=1e-12, generator_norm=False))
     told = training.fit(model, digits, config, tmp_path, progress=False)["alarms"]
     again = GAN(model.config)
-    assert training.fit(again, digits, config, tmp_path, resume=True, progress=False)["alarms"] == told and again.won == model.won > 0
+    assert training.fit(again, digits, config, tmp_path, resume=True, progress=False)["alarms"] == told and len(told) == 1
     assert len(told) == 1 and told[0]["what"].startswith("The discriminator has won") and told[0]["step"] <= 25 * 20
     assert "The discriminator has won" in capsys.readouterr().out
-    model, config = training.recipe("cgan", "smoke", digits)
+    model, config = recipes.recipe("cgan", "smoke", digits)
     assert "alarms" not in training.fit(model, digits, config, progress=False)
 
 
 def test_a_loss_that_is_not_finite_names_its_player(digits):
-    model, config = training.recipe("gan", "smoke", digits)
+    model, config = recipes.recipe("gan", "smoke", digits)
     with torch.no_grad():
         model.generator.net[0].weight[0, 0] = math.nan
     with pytest.raises(training.NonFiniteLoss, match="At step 1 .*discriminator_loss.*generator_loss"):
@@ -235,48 +225,34 @@ def test_resumed_is_uninterrupted(digits, tmp_path, name):
     for cut in (False, True):
         folder = tmp_path / str(cut)
         if cut:
-            model, config = training.recipe(name, "smoke", digits, epochs=2)
+            model, config = recipes.recipe(name, "smoke", digits, epochs=2)
             with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-                patch.setattr(training, "CHECKPOINT_SECONDS", 0)
+                patch.setattr(reports, "CHECKPOINT_SECONDS", 0)
                 training.fit(model, digits, config, folder, on_report=stop, progress=False)
-        model, config = training.recipe(name, "smoke", digits, epochs=2)
+        model, config = recipes.recipe(name, "smoke", digits, epochs=2)
         record = training.fit(model, digits, config, folder, resume=cut, progress=False)
         results.append((model.state_dict(), [{k: v for k, v in row.items() if k != "seconds"} for row in record["epochs"]]))
     (a, rows), (b, resumed) = results
     assert all(torch.equal(a[key], b[key]) for key in a) and rows == resumed
 
 
-@pytest.mark.parametrize("name", ["gan", "cgan", "progan"])
-def test_shipped_it_is_its_average_alone(digits, tmp_path, name):
-    model, _ = training.recipe(name, "smoke", digits)
-    stir(model.averaged)
-    training.save_model(model.eval(), tmp_path / "model.safetensors", {"dataset": "digits"})
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(training.halved(whole))
-    back, _ = training.load_model(tmp_path / "model.safetensors")
-    assert len(training.halved(whole)) < 0.4 * len(whole)
-    for key, value in back.averaged.state_dict().items():
-        torch.testing.assert_close(value, model.averaged.state_dict()[key], rtol=1e-3, atol=1e-4)
-        assert torch.equal(value, back.generator.state_dict()[key])
-
-
 def test_any_number_of_validation_images(digits):
     """Minibatch statistics need more than one image, and 251 are one batch of 250 and one more."""
-    model, config = training.recipe("progan", "smoke", digits, validation_images=251)
-    assert training.validate(model, replace(digits, train_images=digits.train_images[:999]), config)
-    few, _ = training.recipe("progan", "smoke", digits.head(train=20, validation=5), epochs=8)
-    assert few.config.stage_steps == 8 // (len(sides(few.config)) + 1)
+    model, config = recipes.recipe("progan", "smoke", digits, validation_images=251)
+    assert reports.validate(model, replace(digits, train_images=digits.train_images[:999]), config)
+    few, _ = recipes.recipe("progan", "smoke", digits.head(train=20, validation=5), epochs=8)
+    assert few.config.stage_steps == 8 // (len(sides(few.config.image_shape)) + 1)
 
 
 def test_a_gan_learns_and_comes_back(digits, tmp_path):
-    model, config = training.recipe("cgan", "smoke", digits, epochs=20)
+    model, config = recipes.recipe("cgan", "smoke", digits, epochs=20)
     training.fit(model, digits, config, progress=False)
     path = tmp_path / "cgan.safetensors"
-    training.save_model(model, path, {"dataset": "digits"})
-    back, _ = training.load_model(path)
+    weights.save_model(model, path, {"dataset": "digits"})
+    back, _ = weights.load_model(path)
     z = torch.randn(10, 16)
     torch.testing.assert_close(back.decode(z, torch.arange(10)), model.eval().decode(z, torch.arange(10)))
-    drawn = model.sample(300, labels=metrics.in_turn(model, 300))
+    drawn = model.sample(300, labels=measures.in_turn(model, 300))
     real, noise = digits.train_images / 255, torch.rand(300, 1, 8, 8)
     assert (drawn.mean(0) - real.mean(0)).abs().mean() < 0.5 * (noise.mean(0) - real.mean(0)).abs().mean()
 
@@ -285,9 +261,9 @@ def test_a_gan_learns_and_comes_back(digits, tmp_path):
 
 
 def test_stages_are_halves():
-    assert sides(ProGANConfig((3, 32, 32))) == [(4, 4), (8, 8), (16, 16), (32, 32)]
-    assert sides(ProGANConfig((1, 28, 28))) == [(7, 7), (14, 14), (28, 28)]
-    assert sides(ProGANConfig((1, 8, 8))) == [(4, 4), (8, 8)] and sides(ProGANConfig((3, 24, 40))) == [(6, 10), (12, 20), (24, 40)]
+    assert sides((3, 32, 32)) == [(4, 4), (8, 8), (16, 16), (32, 32)]
+    assert sides((1, 28, 28)) == [(7, 7), (14, 14), (28, 28)]
+    assert sides((1, 8, 8)) == [(4, 4), (8, 8)] and sides((3, 24, 40)) == [(6, 10), (12, 20), (24, 40)]
 
 
 def test_fade_in_begins_with_the_stage_before_and_ends_with_this_one():
@@ -343,10 +319,10 @@ def test_it_sees_and_makes_images_of_its_stage():
 
 
 def test_growing_trains_through_its_stages(digits):
-    model, config = training.recipe("progan", "smoke", digits)
+    model, config = recipes.recipe("progan", "smoke", digits)
     assert model.config.stage_steps == 2 * (640 // 32) // 3
     training.fit(model, digits, config, progress=False)
-    assert (model.generator.stage, model.generator.alpha) == (1, 1.0) == (model.averaged.stage, model.averaged.alpha)
+    assert (model.generator.stage, model.generator.alpha) == (1, 1.0)
 
 
 def test_equal_layers_start_with_unit_variance_and_learn_at_one_speed():
@@ -372,30 +348,29 @@ def test_minibatch_deviation_tells_a_batch_of_copies():
 
 def test_coverage():
     read = F.one_hot(torch.arange(100) % 4, 8).float()
-    assert metrics.coverage(read) == {"classes_covered": 4, "class_entropy": pytest.approx(math.log(4) / math.log(8))}
-    assert metrics.coverage(read[:1].expand(100, -1)) == {"classes_covered": 1, "class_entropy": 0.0}
+    assert measures.coverage(read) == {"classes_covered": 4, "class_entropy": pytest.approx(math.log(4) / math.log(8))}
+    assert measures.coverage(read[:1].expand(100, -1)) == {"classes_covered": 1, "class_entropy": 0.0}
 
 
 def test_diversity_within_a_class(digits):
     """Real images of each class have that of real images; one image a class has none, although the classes differ."""
-    reference, labels = metrics.Reference(digits), digits.test_labels
-    reference.features = digits.test_images.flatten(1).float()
-    assert metrics.diversity_within(reference.features, labels, reference) == pytest.approx(1)
-    first = torch.stack([reference.features[labels == label][0] for label in range(10)])[labels]
-    assert metrics.diversity_within(first, labels, reference) < 1e-3 < 0.1 < metrics.diversity(first)
+    labels, features = digits.test_labels, digits.test_images.flatten(1).float()
+    assert measures.diversity_within(features, labels, features, labels) == pytest.approx(1)
+    first = torch.stack([features[labels == label][0] for label in range(10)])[labels]
+    assert measures.diversity_within(first, labels, features, labels) < 1e-3 < 0.1 < measures.diversity(first)
 
 
 def test_the_watch_sees_the_same_noise_each_time(digits):
-    model, config = training.recipe("cgan", "smoke", digits)
-    judge, how = training.recipe("classifier", "smoke", digits, epochs=2)
+    model, config = recipes.recipe("cgan", "smoke", digits)
+    judge, how = recipes.recipe("classifier", "smoke", digits, epochs=2)
     training.fit(judge, digits, how, progress=False)
-    watch = metrics.CollapseWatch(judge.eval(), digits.test_images, 100)
+    watch = measures.CollapseWatch(judge.eval(), digits.test_images, 100)
     model = GAN(replace(model.config, generator_norm=False))  # batch norm's running means would move on
     training.fit(model, digits, replace(config, learning_rate=0.0), on_report=watch, progress=False)
     assert list(watch.frames) == [0, 1, 2] == [row["epoch"] for row in watch.rows]
     torch.testing.assert_close(watch.frames[0], watch.frames[2])
     assert set(watch.rows[0]) == {"epoch", "classes_covered", "class_entropy", "diversity", "legibility", "recall"}
-    alone = metrics.CollapseWatch(None, digits.test_images, 100)
+    alone = measures.CollapseWatch(None, digits.test_images, 100)
     training.fit(model, digits, replace(config, epochs=1), on_report=alone, progress=False)
     assert list(alone.frames) == [0, 1] and not alone.rows
 
@@ -411,7 +386,7 @@ BAD = {
     r"sides divisible by 4": lambda: GAN(GANConfig(image_shape=(1, 30, 30))),
     "one label an image": lambda: GAN(GANConfig(classes=10, parts=2)),
     "not both 0": lambda: GAN(GANConfig(adversarial=0.0)),
-    "decay 1.0": lambda: GAN(GANConfig(average=1.0)),
+    "decay 1.0": lambda: training.fit(tiny().float(), data.load("digits").head(10, 5), training.TrainConfig(compile=False, average=1.0)),
     "Noise of size 0": lambda: GAN(GANConfig(latent=0)),
     "from 0 to 2": lambda: tiny(classes=3).eval().sample(2, labels=torch.tensor([0, 3])),
     "No labels were given to a conditional GAN": lambda: tiny(classes=3).sample(2),

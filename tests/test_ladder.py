@@ -6,8 +6,8 @@ from conftest import stir
 from torch.autograd.functional import jacobian
 
 from helpers import UserError
-from helpers.flows import RealNVP, RealNVPConfig
-from helpers.ladder import BatchNorm, FlatConfig, FlatFlow, LadderConfig, LadderRealNVP, Permutation, WeightNormConv2d
+from helpers.experiments.ladder import BatchNorm, FlatConfig, FlatFlow, LadderConfig, LadderRealNVP, Permutation, WeightNormConv2d
+from helpers.models.flows import RealNVP, RealNVPConfig
 
 SMALL = {"image_shape": (1, 4, 4), "couplings": (1, 2), "width": (6, 6), "blocks": 1, "dequantization_couplings": 0}
 WAYS = {

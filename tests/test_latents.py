@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import stir
 
-from helpers import UserError, metrics
-from helpers.autoencoders import FVAE, TCVAE, VAE, FVAEConfig, TCVAEConfig, VAEConfig, total_correlation
-from helpers.flows import Compose, vector_couplings
+from helpers import UserError, measures
+from helpers.models.autoencoders import TCVAE, VAE, TCVAEConfig, VAEConfig, gaussian_kl, total_correlation
+from helpers.models.bijections import Compose, vector_couplings
+from helpers.models.hierarchical import FVAE, FVAEConfig
 
 SMALL = {"image_shape": (1, 8, 8), "latent": 5, "width": 6}
 IMAGES = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -67,7 +68,7 @@ def test_the_kl_is_that_of_the_densities(way):
     base = mean + log_std.exp() * torch.randn_like(mean)
     with torch.no_grad():
         z, more = model.bend(base, features)
-        gaussian = metrics.gaussian_kl(mean, log_std).sum(1)
+        gaussian = gaussian_kl(mean, log_std).sum(1)
         sampled = model.log_posterior(x, z) - model.log_prior(z)
     assert (gaussian + more).mean().item() == pytest.approx(sampled.mean().item(), abs=5 * sampled.std().item() / len(many) ** 0.5)
     expected = (-0.5 * ((base - mean) / log_std.exp()).square() - log_std + 0.5 * base.square()).sum(1)  # of the Gaussians, draw by draw
@@ -81,7 +82,7 @@ def test_importance_sampling_finds_the_integral(way):
     with torch.no_grad():
         model.encoder.net[-1].bias[2:4] += 0.7  # a wide proposal, as importance sampling likes it
     x = (IMAGES[:1] / 255).double()
-    truth = metrics.true_posterior(model, x, reach=12, points=200)
+    truth = measures.true_posterior(model, x, reach=12, points=200)
     assert (truth["log_p"].exp().sum() * truth["log_cell"].exp()).item() == pytest.approx(1)
     with torch.no_grad():
         assert -model.log_prob(x, samples=10_000, at_once=10_000).item() == pytest.approx(truth["nll"], abs=0.05)
@@ -92,7 +93,7 @@ def test_importance_sampling_finds_the_integral(way):
         log_p = model.log_likelihood(x.expand(len(z), -1, -1, -1), z) + model.log_prior(z) + truth["nll"]
     assert q.sum().item() == pytest.approx(1, abs=1e-3)
     kl = (q * (log_q - log_p)).sum().item()
-    assert kl > 0.05 and metrics.posterior_gap(model, x, truth, draws=10_000) == pytest.approx(kl, abs=0.15 + 0.02 * kl)
+    assert kl > 0.05 and measures.posterior_gap(model, x, truth, draws=10_000) == pytest.approx(kl, abs=0.15 + 0.02 * kl)
     assert truth["not_gaussian"] >= 0
 
 
@@ -170,7 +171,7 @@ BAD = {
     "3 features were given to a flow in the prior": lambda: FVAE(FVAEConfig(where="prior", features=3)),
     "coupling of 1 latent": lambda: FVAE(FVAEConfig(latent=1)),
     "0 images": lambda: TCVAE(TCVAEConfig(images=0)),
-    "has 5 latents: an integral": lambda: metrics.true_posterior(tiny(), IMAGES[:1] / 255),
+    "has 5 latents: an integral": lambda: measures.true_posterior(tiny(), IMAGES[:1] / 255),
     r"Latents of shape \(2, 4\)": lambda: tiny().decode(torch.zeros(2, 4)),
 }
 

@@ -6,20 +6,22 @@ import pytest
 import torch
 from conftest import tiny_flow
 
-from helpers import UserError, data, metrics, training
-from helpers.classifier import Classifier, ClassifierConfig, broken, shifted
+from helpers import UserError, data, measures, recipes, training, weights
+from helpers.models.classifier import Classifier, ClassifierConfig, broken, shifted
+from helpers.models.layers import levels, unit
+from helpers.show import plots
 
 
 @pytest.fixture(scope="module")
 def judge(digits):
     """A classifier of 8x8 digits, trained in seconds."""
-    model, config = training.recipe("classifier", "smoke", digits)
+    model, config = recipes.recipe("classifier", "smoke", digits)
     training.fit(model, digits, config, progress=False)
     return model.eval()
 
 
 def test_the_classifier_learns_and_its_accuracy_is_what_evaluate_says(judge, digits):
-    found = metrics.evaluate(judge, digits)
+    found = measures.evaluate(judge, digits)
     by_hand = sum((judge(digits.test_images[i : i + 1]).argmax() == digits.test_labels[i]).item() for i in range(297)) / 297
     assert found["n"] == 297 and found["accuracy"] == pytest.approx(by_hand, abs=1e-6)
     assert by_hand > 0.9
@@ -47,18 +49,18 @@ def test_the_shipped_judges_are_as_good_as_stated(name):
         arrays, _ = data._read(name, data.data_dir())
     except UserError as error:
         pytest.skip(str(error))
-    model, _ = training.load_model(f"classifier-{name}")
-    stated = training.shipped()[f"classifier-{name}"]["metrics"]["accuracy"]
-    found = metrics.accuracy(model, torch.from_numpy(arrays[2]), torch.from_numpy(arrays[3]))
+    model, _ = weights.load_model(f"classifier-{name}")
+    stated = weights.shipped()[f"classifier-{name}"]["metrics"]["accuracy"]
+    found = measures.accuracy(model, torch.from_numpy(arrays[2]), torch.from_numpy(arrays[3]))
     assert found == pytest.approx(stated, abs=5e-4)
 
 
 def test_legibility_and_accuracy(judge, digits):
-    assert metrics.accuracy(judge, digits.test_images, (digits.test_labels + 1) % 10) < 0.1
+    assert measures.accuracy(judge, digits.test_images, (digits.test_labels + 1) % 10) < 0.1
     noise = torch.rand(200, 1, 8, 8)
-    real = metrics.predict(judge, digits.test_images)
-    assert metrics.legibility(metrics.predict(judge, noise)) < metrics.legibility(real) <= 1
-    assert metrics.legibility(real, confidence=0.0) == 1
+    real = measures.predict(judge, digits.test_images)
+    assert measures.legibility(measures.predict(judge, noise)) < measures.legibility(real) <= 1
+    assert measures.legibility(real, confidence=0.0) == 1
 
 
 def gaussian(n, mean, covariance, seed):
@@ -75,8 +77,8 @@ def test_frechet_distance_of_two_gaussians():
     turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
     x, y = gaussian(500, mean, turn @ a.diag() @ turn.T, 1), gaussian(400, other, turn @ b.diag() @ turn.T, 2)
     expected = (mean - other).square().sum() + (a.sqrt() - b.sqrt()).square().sum()
-    assert metrics.frechet_distance(x, y) == pytest.approx(expected.item(), rel=1e-6)
-    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+    assert measures.frechet_distance(x, y) == pytest.approx(expected.item(), rel=1e-6)
+    assert measures.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
 
 
 def test_kernel_distance():
@@ -92,24 +94,24 @@ def test_kernel_distance():
         return (k.sum() - k.trace()) / (200 * 199)
 
     expected = without_itself(kernel(x, x)) + without_itself(kernel(y, y)) - 2 * kernel(x, y).mean()
-    assert metrics.kernel_distance(x, y) == pytest.approx(expected.item(), rel=1e-5)
-    assert abs(metrics.kernel_distance(x, y - 1)) < 0.05 * expected
+    assert measures.kernel_distance(x, y) == pytest.approx(expected.item(), rel=1e-5)
+    assert abs(measures.kernel_distance(x, y - 1)) < 0.05 * expected
     many = torch.randn(3_000, 5, generator=generator)  # more than one draw takes: at random, by a seed
-    assert metrics.kernel_distance(many, y) == metrics.kernel_distance(many, y)
+    assert measures.kernel_distance(many, y) == measures.kernel_distance(many, y)
 
 
 def test_precision_and_recall():
     real, same = (torch.rand(400, 2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    assert metrics.precision_recall(real, real) == {"precision": 1, "recall": 1}
-    assert min(metrics.precision_recall(same, real).values()) > 0.9
-    corner = metrics.precision_recall(same * 0.3, real)  # all of them plausible, a tenth of the square covered
+    assert measures.precision_recall(real, real) == {"precision": 1, "recall": 1}
+    assert min(measures.precision_recall(same, real).values()) > 0.9
+    corner = measures.precision_recall(same * 0.3, real)  # all of them plausible, a tenth of the square covered
     assert corner["precision"] > 0.9 and corner["recall"] < 0.3
-    assert metrics.precision_recall(same + 5, real) == {"precision": 0, "recall": 0}
+    assert measures.precision_recall(same + 5, real) == {"precision": 0, "recall": 0}
 
 
 def test_diversity():
-    assert metrics.diversity(torch.ones(50, 3)) == 0
-    assert metrics.diversity(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])) == pytest.approx(10 / 3)
+    assert measures.diversity(torch.ones(50, 3)) == 0
+    assert measures.diversity(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])) == pytest.approx(10 / 3)
 
 
 def test_inception_says_what_is_missing(monkeypatch):
@@ -122,23 +124,62 @@ def test_inception_says_what_is_missing(monkeypatch):
 
         monkeypatch.setattr(torchmetrics.image.fid, "FrechetInceptionDistance", broken_)
         with pytest.raises(UserError, match=sentence):
-            metrics.inception_distance(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8))
+            measures.inception_distance(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8))
 
 
 def test_samples_are_measured_against_real_images(judge, digits, monkeypatch):
     """A stand-in that draws training images is as good as the floor, and noise is far away; without a judge nothing is said."""
-    monkeypatch.setattr(metrics, "judge", lambda name, device: judge)
-    monkeypatch.setitem(metrics.JUDGES, "digits", "classifier-digits")
-    reference, stand_in = metrics.Reference(digits), tiny_flow((1, 8, 8))
-    stand_in.sample = lambda n, labels=None: digits.train_images[:n]
-    found = metrics.sample_quality(stand_in, reference)
-    assert found["frechet_distance"] == pytest.approx(found["frechet_floor"]) and found["kernel_distance"] == found["kernel_floor"]
-    assert found["recall"] == found["recall_of_real"] > 0.5 and found["classes_covered"] == 10 and "control_accuracy" not in found
+    monkeypatch.setattr(measures.samples, "judge", lambda dataset: judge)
+    reference, stand_in = measures.Reference(digits), tiny_flow((1, 8, 8))
+    for index in measures.samples.matched_slices(digits.test_labels, digits.train_labels):
+        stand_in.sample = lambda n, labels=None, index=index: digits.train_images[index]
+        found = measures.sample_quality(stand_in, reference)
+        assert found["frechet_floor_low"] <= round(found["frechet_distance"], 6) + 1e-6 <= found["frechet_floor_high"] + 2e-6
+    assert found["floor_slices"] == 4 and found["frechet_floor_low"] < found["frechet_floor"] < found["frechet_floor_high"]
+    assert found["recall"] > 0.5 and found["classes_covered"] == 10 and "diversity_within_class" not in found and found["passes"] == 1
     stand_in.sample = lambda n, labels=None: torch.rand(n, 1, 8, 8)
-    noise = metrics.sample_quality(stand_in, reference, floor=False)
+    noise = measures.sample_quality(stand_in, reference, floor=False)
     assert noise["frechet_distance"] > 10 * found["frechet_distance"] and noise["recall"] < 0.1 and "frechet_floor" not in noise
-    monkeypatch.setattr(metrics, "judge", lambda name, device: None)
-    assert metrics.sample_quality(stand_in, metrics.Reference(digits)) == {}
+    monkeypatch.setattr(measures.samples, "judge", lambda dataset: None)
+    assert measures.sample_quality(stand_in, measures.Reference(digits)) == {}
+
+
+def test_slices_are_matched_and_share_nothing():
+    """Each has the labels asked for, position by position; how many fit is what the rarest class allows."""
+    among = torch.tensor([0, 1, 2] * 4 + [0, 1] * 3)  # 7, 7 and 4
+    labels = torch.tensor([2, 0, 1, 2])
+    slices = measures.samples.matched_slices(labels, among)
+    assert len(slices) == 2 and all(torch.equal(among[index], labels) for index in slices)
+    assert len(torch.cat(slices).unique()) == 8
+    assert len(measures.samples.matched_slices(labels[1:3], among)) == 5  # no more, although seven would fit
+    assert not measures.samples.matched_slices(torch.tensor([2] * 5), among)
+
+
+def test_a_model_that_takes_labels_is_asked_for_those_of_the_real_images(judge, digits, monkeypatch):
+    monkeypatch.setattr(measures.samples, "judge", lambda dataset: judge)
+    stand_in, asked = tiny_flow((1, 8, 8), classes=10), []
+    stand_in.sample = lambda n, labels: (asked.append(labels), digits.test_images)[1]
+    found = measures.sample_quality(stand_in, measures.Reference(digits), floor=False)
+    assert torch.equal(asked[0], digits.test_labels)
+    assert found["frechet_distance"] == pytest.approx(0, abs=1e-4) and found["diversity_within_class"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x.float(), lambda x: x.long(), lambda x: x / 255 - 0.5])
+def test_images_on_another_scale_are_refused_at_every_door(judge, digits, wrong):
+    """0 to 255 as floats or whole numbers would be read, measured and shown, and every number be wrong."""
+    images = wrong(digits.test_images[:20])
+    disentanglement = measures.latents.disentanglement
+    doors = [judge, judge.features, judge.loss, plots.to_uint8, levels, unit, disentanglement.attributes]
+    doors += [lambda x: measures.pca_errors(x, x, [1]), lambda x: measures.predict(judge, x), lambda x: measures.features(judge, x)]
+    for door in doors:
+        with pytest.raises(UserError, match="uint8|divide 8-bit values by 255"):
+            door(images)
+
+
+def test_floats_fall_into_their_bins_everywhere():
+    x = torch.tensor([0.0, 1 / 256, 0.5, 0.999, 1.0])
+    assert levels(x).tolist() == [0, 1, 128, 255, 255] == plots.to_uint8(x.view(1, 1, 1, 5)).flatten().tolist()
+    assert torch.equal(levels(unit(torch.arange(256, dtype=torch.uint8))), torch.arange(256, dtype=torch.uint8))
 
 
 def test_control_accuracy_asks_for_every_class_and_judges_every_part(judge, digits):
@@ -153,16 +194,16 @@ def test_control_accuracy_asks_for_every_class_and_judges_every_part(judge, digi
             return torch.cat([first[column] for column in columns], dim=3)
 
         stand_in.sample = sample
-        assert metrics.control_accuracy(stand_in, judge, n=100) == pytest.approx(read, abs=1e-6)
+        assert measures.control_accuracy(stand_in, judge, torch.arange(100) % 10**parts) == pytest.approx(read, abs=1e-6)
         stand_in.sample = lambda n, temperature, labels, sample=sample: sample(n, temperature, (labels + 1) % 10)
-        assert metrics.control_accuracy(stand_in, judge, n=100) < 0.6
+        assert measures.control_accuracy(stand_in, judge, torch.arange(100) % 10**parts) < 0.6
 
 
 def test_units_go_there_and_back():
-    assert metrics.nats_to_bits_per_dim(784 * math.log(2), 784) == pytest.approx(1)
-    assert metrics.nats_to_bits_per_dim(0, 784, scale=256) == pytest.approx(8)  # a uniform density on [0, 1] is raw storage
+    assert measures.nats_to_bits_per_dim(784 * math.log(2), 784) == pytest.approx(1)
+    assert measures.nats_to_bits_per_dim(0, 784, scale=256) == pytest.approx(8)  # a uniform density on [0, 1] is raw storage
     for scale in (1, 128, 256):
-        assert metrics.nats_to_bits_per_dim(metrics.bits_per_dim_to_nats(1.05, 784, scale), 784, scale) == pytest.approx(1.05)
+        assert measures.nats_to_bits_per_dim(measures.bits_per_dim_to_nats(1.05, 784, scale), 784, scale) == pytest.approx(1.05)
 
 
 def test_training_images_are_shifted_whole():

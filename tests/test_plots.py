@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import plots
+from helpers.show import plots
 
 ROOT = Path(__file__).parent.parent
 

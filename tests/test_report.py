@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from helpers import UserError, report, training
+from helpers import UserError, report, weights
 
 
 def test_the_committed_report_is_what_the_records_make():
@@ -32,7 +32,7 @@ def test_numbers_are_those_of_the_records(monkeypatch):
 def test_the_text_has_no_number_of_ours_by_hand():
     """Metrics of shipped weights, written out as the report writes them, must not stand in the template."""
     text = report.TEXT.read_text()
-    for name, entry in training.shipped().items():
+    for name, entry in weights.shipped().items():
         for key in ("bits_per_dim", "nll", "neg_elbo", "frechet_distance", "mse"):
             if (value := entry["metrics"].get(key)) is not None:
                 for digits in (3, 4):
@@ -41,14 +41,14 @@ def test_the_text_has_no_number_of_ours_by_hand():
 
 def test_pictures_of_the_report_are_there():
     for picture in re.findall(r"\]\((imgs/[^)]+)\)", report.TEXT.read_text()):
-        assert (training.ROOT / picture).exists(), picture
+        assert (weights.ROOT / picture).exists(), picture
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_records():
-    text = (training.ROOT / "README.md").read_text()
+    text = (weights.ROOT / "README.md").read_text()
     w, minutes, samples = report.w, report.minutes, report.w("vae-mnist", "importance_samples")
     floors = report.ratio("cgan-mnist", "frechet_distance", "cgan-mnist", "frechet_floor", 0)
-    quick = training.record("realnvp-mnist-quick")["metrics"]["bits_per_dim"]
+    quick = weights.record("realnvp-mnist-quick")["metrics"]["bits_per_dim"]
     for said in (
         f"{quick:.3f} bits/dim on MNIST in these minutes",
         f"shipped weights {w('realnvp-mnist', 'bits_per_dim', 3)} after {minutes('realnvp-mnist')}",
@@ -57,7 +57,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
         f"a bound of {w('fvae-mnist', 'neg_elbo', 1)} nats",
         f"has {w('vae-mnist', 'neg_elbo', 1)} after 50",
         f"colours after {minutes('progan-cifar10')} on one thread",
-        f"explains {100 * training.shipped()['betavae-mnist']['metrics']['explained_slant']:.0f} % of a digit's slant",
+        f"explains {100 * weights.shipped()['betavae-mnist']['metrics']['explained_slant']:.0f} % of a digit's slant",
         f"{report.percent('cgan-mnist', 'control_accuracy')} of digits are read as the class asked for",
         f"Fréchet distance of its samples {w('cgan-mnist', 'frechet_distance')}",
         f"{floors} times that of two sets of real digits, after {minutes('cgan-mnist')}",

@@ -7,9 +7,12 @@ import torch
 from conftest import stir, tiny_flow
 from PIL import Image
 
-from helpers import UserError, data, sliders
-from helpers.autoencoders import FVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, VAEConfig
-from helpers.gans import GAN, GANConfig, ProGAN, ProGANConfig
+from helpers import UserError, data
+from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
+from helpers.models.gans import GAN, GANConfig
+from helpers.models.growing import ProGAN, ProGANConfig
+from helpers.models.hierarchical import FVAE, FVAEConfig
+from helpers.show import sliders
 
 CURVE = {"β = 1": (20.0, 80.0), "β = 4": (8.0, 110.0)}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers import UserError
-from helpers.team import Team
+from helpers.training import Team
 
 pytest.importorskip("accelerate")
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "helpers"]

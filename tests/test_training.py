@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -12,11 +13,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from helpers import UserError, data, training
-from helpers.flows import RealNVP
+from helpers import UserError, data, recipes, training, weights
+from helpers.models.flows import RealNVP
+from helpers.training import checkpoints
 
 
-def weights(folder):
+def tensors_of(folder):
     return safetensors.torch.load_file(folder / "model.safetensors")
 
 
@@ -25,7 +27,7 @@ def state(model):
 
 
 def test_training_learns(digits):
-    model, config = training.recipe("realnvp", "smoke", digits, reports_per_epoch=2)
+    model, config = recipes.recipe("realnvp", "smoke", digits, reports_per_epoch=2)
     record = training.fit(model, digits, config, progress=False)
     first, last = record["epochs"][0], record["epochs"][-1]
     assert [row["epoch"] for row in record["epochs"]] == [0.5, 1.0, 1.5, 2.0]
@@ -38,7 +40,7 @@ def test_training_learns(digits):
 def test_the_same_seed_gives_the_same_weights(digits, smoke):
     results = []
     for seed in (0, 0, 1):
-        model, config = training.recipe("realnvp", "smoke", digits, train_images=160, epochs=1, seed=seed)
+        model, config = recipes.recipe("realnvp", "smoke", digits, train_images=160, epochs=1, seed=seed)
         training.fit(model, digits, config, progress=False)
         results.append(state(model))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
@@ -47,7 +49,7 @@ def test_the_same_seed_gives_the_same_weights(digits, smoke):
 def test_what_happens_between_epochs_leaves_no_trace(digits, smoke):
     model, config = smoke
     training.fit(model, digits, config, progress=False)
-    other, _ = training.recipe("realnvp", "smoke", digits, train_images=160, epochs=1)
+    other, _ = recipes.recipe("realnvp", "smoke", digits, train_images=160, epochs=1)
     seen = []
 
     def look(model, epoch):
@@ -66,7 +68,6 @@ def test_killed_twenty_times_and_resumed_ends_bit_equal(model, epochs, tmp_path)
 import os, random, signal, sys, time
 from pathlib import Path
 import sklearn.datasets, torch._dynamo  # the second is what torch's optimizers import when the first is made
-from helpers import __main__ as cli
 
 def start(*options):  # a fork of a process that has imported what takes seconds, and used none of it
     child = os.fork()
@@ -91,7 +92,7 @@ while kills < 20:
 assert os.waitpid(start("--resume", "--folder", {str(broken)!r}), 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"CHECKPOINT_SECONDS": "0"})
-    expected, found = weights(whole), weights(broken)
+    expected, found = tensors_of(whole), tensors_of(broken)
     assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
     a, b = (json.loads((folder / "result.json").read_text()) for folder in (whole, broken))
     for name in (name for name in a["epochs"][0] if name.startswith("train_")):
@@ -103,7 +104,6 @@ def test_two_runs_in_one_folder(digits, smoke, tmp_path):
     """The second is told, whichever process it is of, and the first goes on."""
     model, config = smoke
     script = f"""
-from helpers import training
 with training.claimed({str(tmp_path)!r}):
     print("mine", flush=True)
     input()
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_only_one_process_sees(digits, smoke, tmp_path, monkey
     model, config = smoke
     training.fit(model, digits, config, tmp_path, progress=False)
     monkeypatch.setattr(training.Team, "average", lambda team, tensor: tensor / 2)  # the other one stands at step 0
-    with pytest.raises(UserError, match="Not every process sees the checkpoint.*all hosts share"):
+    with pytest.raises(UserError, match="Not every process sees the same checkpoint.*all hosts share"):
         training.fit(model, digits, config, tmp_path, resume=True, progress=False)
 
 
@@ -157,7 +157,7 @@ def test_random_states_of_more_gpus_than_there_are(monkeypatch):
     set_to = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: set_to.append(device))
-    training.set_rng_state({"cpu": torch.get_rng_state(), "cuda": [torch.get_rng_state()] * 2})
+    checkpoints.set_rng_state({"cpu": torch.get_rng_state(), "cuda": [torch.get_rng_state()] * 2})
     assert set_to == [0]
 
 
@@ -223,10 +223,10 @@ def test_ctrl_c_while_saving_leaves_nothing_behind(tmp_path):
 def test_torch_save_on_a_really_full_disk(tmp_path, monkeypatch):
     """torch.save reports a full disk in its own way."""
     real = os.fdopen
-    monkeypatch.setattr(training.os, "fdopen", lambda handle, mode: (os.close(handle), builtins.open("/dev/full", "wb"))[1])
+    monkeypatch.setattr(checkpoints.os, "fdopen", lambda handle, mode: (os.close(handle), builtins.open("/dev/full", "wb"))[1])
     with pytest.raises(UserError, match="could not be written"):
         training.write_atomically(tmp_path / "checkpoint.pt", lambda file: torch.save({"x": torch.zeros(100_000)}, file))
-    monkeypatch.setattr(training.os, "fdopen", real)
+    monkeypatch.setattr(checkpoints.os, "fdopen", real)
     assert os.listdir(tmp_path) == []
 
 
@@ -237,13 +237,13 @@ def test_torch_save_on_a_really_full_disk(tmp_path, monkeypatch):
 def saved(smoke, tmp_path):
     model, _ = smoke
     path = tmp_path / "mine.safetensors"
-    training.save_model(model, path, {"dataset": "digits"})
+    weights.save_model(model, path, {"dataset": "digits"})
     return model, path
 
 
 def test_weights_come_back(saved):
     model, path = saved
-    back, info = training.load_model(path)
+    back, info = weights.load_model(path)
     assert torch.equal(state(model), state(back)) and back.config == model.config and info == {"dataset": "digits"}
     torch.manual_seed(0)
     first = model.sample(2)
@@ -257,48 +257,48 @@ def test_weights_that_are_damaged_or_unknown(saved):
     for broken in (whole[:200], b"PK\x03\x04 a pickle", b""):
         path.write_bytes(broken)
         with pytest.raises(UserError, match="damaged or not a model of this project"):
-            training.load_model(path)
+            weights.load_model(path)
     with pytest.raises(UserError, match="no weights 'realnvp-mnits'.*realnvp-mnist"):
-        training.load_model("realnvp-mnits")
+        weights.load_model("realnvp-mnits")
 
 
 def test_shipped_weights_are_checked(saved, tmp_path, monkeypatch):
     _, path = saved
-    monkeypatch.setattr(training, "WEIGHTS", tmp_path)
-    training.write_json(tmp_path / "index.json", {"mine": {"sha256": training.hashlib.sha256(path.read_bytes()).hexdigest()}})
-    training.load_model("mine")
+    monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
+    training.write_json(tmp_path / "index.json", {"mine": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}})
+    weights.load_model("mine")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     for name in ("mine", path):
         with pytest.raises(UserError, match="sha256 .* not the recorded"):
-            training.load_model(name)
+            weights.load_model(name)
 
 
 def test_half_precision_keeps_what_fits_and_says_what_does_not(saved):
     _, path = saved
     content = path.read_bytes()
-    halved = training.halved(content)
+    halved = weights.halved(content)
     path.write_bytes(halved)
-    (model, info), before = training.load_model(path), training.safetensors.torch.load(content)
+    (model, info), before = weights.load_model(path), safetensors.torch.load(content)
     assert info["dataset"] and all(p.dtype == torch.float32 for p in model.parameters())
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=1e-3, atol=1e-7)
-    huge = training.safetensors.torch.save({"w": torch.tensor([1e5])}, metadata={"model": "x"})
+    huge = safetensors.torch.save({"w": torch.tensor([1e5])}, metadata={"model": "x"})
     with pytest.raises(UserError, match="w has values beyond the range of half precision"):
-        training.halved(huge)
+        weights.halved(huge)
 
 
 def test_every_shipped_file_is_in_order():
     """Index, weights and record agree; the metrics themselves are measured again by `evaluate`."""
-    for name, entry in training.shipped().items():
-        model, info = training.load_model(name)
-        record = json.loads((training.ROOT / entry["record"]).read_text())
+    for name, entry in weights.shipped().items():
+        model, info = weights.load_model(name)
+        record = json.loads((weights.ROOT / entry["record"]).read_text())
         assert training.count_parameters(model) == entry["parameters"] == record["parameters"]
         assert entry["metrics"] == record["metrics"] and info["dataset"] == entry["dataset"]
-        assert (training.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8 * 2**20
+        assert (weights.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8 * 2**20
         assert record["epochs"] and record["seconds"] > 0 and record["device"]
-    assert set(training.shipped()) == {path.stem for path in training.WEIGHTS.glob("*.safetensors")}
+    assert set(weights.shipped()) == {path.stem for path in weights.WEIGHTS.glob("*.safetensors")}
 
 
 # ---- names
@@ -306,14 +306,14 @@ def test_every_shipped_file_is_in_order():
 
 def test_unknown_names():
     with pytest.raises(UserError, match="no model 'realnvq'.*realnvp"):
-        training.recipe("realnvq", "quick", None)
+        recipes.recipe("realnvq", "quick", None)
     with pytest.raises(UserError, match="no profile 'fast'.*smoke, quick, full"):
-        training.recipe("realnvp", "fast", None)
+        recipes.recipe("realnvp", "fast", None)
 
 
 def test_the_profile_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("PROFILE", "smoke")
-    assert training.pick_profile() == "smoke" and training.pick_profile("full") == "full"
+    assert recipes.pick_profile() == "smoke" and recipes.pick_profile("full") == "full"
 
 
 def test_without_a_compiler_it_warns_once_and_runs(digits, smoke, monkeypatch):

@@ -4,8 +4,9 @@ The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py, those o
 
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
 looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
-trained again, so a run that was cut off goes on, and a changed row is measured anew. The experiments in MEASUREMENTS
-train nothing: they measure shipped weights.
+trained again, so a run that was cut off goes on, and a changed row is measured anew. What is compared is measured on the
+validation images, since a comparison is a choice; each row says so. The experiments in MEASUREMENTS train nothing: they
+measure shipped weights, on the test images.
 """
 
 import copy
@@ -19,18 +20,18 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from helpers import UserError, data, metrics, plots, training
-from helpers.autoencoders import FVAE, TCVAE, VAE, Autoencoder, AutoencoderConfig, FVAEConfig, TCVAEConfig, VAEConfig
+from helpers import UserError, data, measures, training, weights
 from helpers.experiments import autoencoders, flows, gans, latents
 from helpers.experiments.row import SEEDS, Row
-from helpers.flows import RealNVP
-from helpers.gans import GAN, GANConfig, ProGAN, ProGANConfig
-from helpers.ladder import FlatConfig, FlatFlow, LadderConfig, LadderRealNVP
+from helpers.models.layers import levels
+from helpers.models.model import Model
+from helpers.recipes import check_seed
+from helpers.show import plots
 
 EXPERIMENTS = flows.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
 MEASUREMENTS = flows.MEASUREMENTS | gans.MEASUREMENTS
-KINDS = {LadderConfig: LadderRealNVP, FlatConfig: FlatFlow, AutoencoderConfig: Autoencoder, VAEConfig: VAE, FVAEConfig: FVAE, TCVAEConfig: TCVAE}
-KINDS |= {GANConfig: GAN, ProGANConfig: ProGAN}
+SPLIT = "validation"  # of the images that rows are measured on
+ASKED = {"samples": "pictures", "names": "attributes", "factors": "factors"}  # what of a model's measures only some rows ask for, and how
 PICTURED = {"legibility", "pixels", "pictures"}  # what is measured of samples: they are kept
 SAMPLES = 1_000  # of which legibility is measured
 
@@ -51,7 +52,7 @@ def rows_of(name: str, only: str | None = None) -> dict[str, Row]:
 def build(row: Row, seed: int = 0):
     """The untrained model of a row; its first weights depend on the seed alone."""
     torch.manual_seed(seed)
-    return KINDS[type(row.config)](row.config)
+    return Model.of[type(row.config)](row.config)
 
 
 def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
@@ -62,8 +63,8 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
     if name in MEASUREMENTS:
         return measure_shipped(name)
     rows = rows_of(name, only)
-    seeds = EXPERIMENTS[name][1] if seed is None else (training.check_seed(seed),)
-    path, device = training.RESULTS / f"{name}.json", training.pick_device()
+    seeds = EXPERIMENTS[name][1] if seed is None else (check_seed(seed),)
+    path, device = weights.RESULTS / f"{name}.json", training.pick_device()
     record = load(name) if path.exists() else {"what": EXPERIMENTS[name][0].__doc__.strip(), "rows": []}
     record["command"] = f"python -m helpers experiment {name}"
     record["rows"] = [done for done in record["rows"] if done["label"] in rows_of(name)]  # not those that no longer exist
@@ -72,7 +73,7 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
         for label, row in rows.items():
             row = replace(row, train=replace(row.train, seed=seed))
             identity = json.loads(json.dumps(asdict(row)))
-            if any(done["label"] == label and done["row"] == identity for done in record["rows"]):
+            if any(done["label"] == label and done["row"] == identity and done["metrics"].get("split", SPLIT) == SPLIT for done in record["rows"]):
                 continue
             print(f"== {name}: {label}, seed {seed}", flush=True)
             model, found = train_row(row, sets[row.dataset], device)
@@ -93,17 +94,18 @@ def measure_shipped(name: str) -> dict:
     device, started = training.pick_device(), time.perf_counter()
     record = {"what": MEASUREMENTS[name].__doc__, "command": f"python -m helpers experiment {name}"} | MEASUREMENTS[name](device)
     record |= {"device": training.device_name(device), "seconds": round(time.perf_counter() - started, 1)}
-    training.write_json(training.RESULTS / f"{name}.json", record)
+    training.write_json(weights.RESULTS / f"{name}.json", record)
     return record
 
 
 def train_row(row: Row, dataset, device):
-    """Train a row and measure it on the whole test set; a loss that is not finite is a result too."""
+    """Train a row and measure it on the validation images; a loss that is not finite is a result too."""
     torch.compiler.reset()
     model = build(row, row.train.seed).to(device)
     where = {"device": training.device_name(device), "versions": {"python": platform.python_version(), "torch": torch.__version__}}
     started = time.perf_counter()
-    watch = metrics.CollapseWatch(metrics.judge(dataset.name, device), dataset.test_images) if isinstance(model, GAN) else None
+    game = len(model.players()) > 1  # only what is played can collapse
+    watch = measures.CollapseWatch(measures.judge(dataset), dataset.part(SPLIT)[0]) if game else None
     try:
         record = training.fit(model, dataset, row.train, progress=False, on_report=watch)
     except training.NonFiniteLoss as error:
@@ -115,62 +117,40 @@ def train_row(row: Row, dataset, device):
 
 
 def measure(row: Row, model, dataset) -> dict:
-    """What `row` asks for, of its family and on the whole test set."""
-    judge = metrics.judge(dataset.name, dataset.test_images.device)
-    if isinstance(model, RealNVP):
-        found = measure_flow(model, dataset, judge)
-    elif isinstance(model, GAN):
-        found = metrics.sample_quality(model, metrics.Reference(dataset), floor=False)  # it is the same for every row
-    elif isinstance(model, VAE):
-        found = metrics.evaluate_vae(model, dataset.test_images)
-        found |= measure_latents(row, model, dataset)
-    else:
-        found = metrics.evaluate(model, dataset)
+    """What the model measures of itself and what `row` asks for, on the validation images."""
+    images, _ = dataset.part(SPLIT)
+    asked = [name for name in model.measures if name not in ASKED or ASKED[name] in row.measure]
+    found = measures.evaluate(model, dataset, SPLIT, only=asked, floor=False)  # the floor is the same for every row
+    if any("BatchNorm" in type(module).__name__ for module in model.modules()) and "bits" in asked:
+        by_batch = copy.deepcopy(model).train()  # the running statistics of the copy are moved, not those of the model
+        found["bits_per_dim_training_mode"] = measures.bits_per_dim(by_batch, images)["bits_per_dim"]
+    if "names" in model.measures:  # the KL of single latents is known
+        use = measures.latent_use(model, images)["kl"]
+        found["kl_of_latents"] = [round(nats, 4) for nats in use.sort(descending=True).values.tolist()]
+    if "attributes" in row.measure:
+        found["explained"] = measures.named_latents(model, images)[1]  # each latent in the order of kl_of_latents
+    if "nll" in row.measure:
+        found |= likelihood_of_some(model, images)
     if "legibility" in row.measure:
         for temperature in (0.8, 1.0):
             with training.aside(0):
-                images = model.sample(SAMPLES, temperature, metrics.in_turn(model, SAMPLES)).nan_to_num(0)
-            parts = torch.cat(images.chunk(dataset.parts, dim=3))
-            found[f"legibility_at_{temperature}"] = metrics.legibility(metrics.predict(judge, parts))
+                drawn = model.sample(SAMPLES, temperature, measures.in_turn(model, SAMPLES)).nan_to_num(0)
+            parts = torch.cat(drawn.chunk(dataset.parts, dim=3))
+            found[f"legibility_at_{temperature}"] = measures.legibility(measures.predict(measures.judge(dataset), parts))
     if "pixels" in row.measure:
-        found |= pixels(model, dataset.test_images)
-    return {"n": len(dataset.test_images)} | found
-
-
-NLL = {"samples": 5_000, "every": 40}  # importance samples, and of which test images: 10,000 would take a processor hours
-
-
-def measure_latents(row: Row, model, dataset) -> dict:
-    """What each latent of a VAE carries, and what else `row` asks for."""
-    images, found = dataset.test_images, {}
-    if not isinstance(model, FVAE):
-        use = metrics.latent_use(model, images)["kl"]
-        found["kl_of_latents"] = [round(nats, 4) for nats in use.sort(descending=True).values.tolist()]
-    if "pictures" in row.measure:
-        found |= metrics.sample_quality(model, metrics.Reference(dataset))
-    if "nll" in row.measure:
-        with training.aside(0):
-            some = model.observed(images[:: NLL["every"]])  # the same binary images for every row
-        found |= metrics.nll(model, some, NLL["samples"]) | {"nll_images": len(some)}
-        found["neg_elbo_of_nll_images"] = metrics.elbo(model, some.repeat(20, 1, 1, 1))["neg_elbo"]
-    if "attributes" in row.measure:
-        best, found["explained"] = metrics.named_latents(model, images)  # each latent in the order of kl_of_latents
-        found |= best
-    if "factors" in row.measure:
-        found |= metrics.disentangled(model, dataset)
+        found |= pixels(model, images)
     return found
 
 
-def measure_flow(model, dataset, judge) -> dict:
-    """bits/dim in evaluation mode; where batch norm is involved, in training mode too; of a conditional one its control accuracy."""
-    conditional = model.config.classes > 0
-    found = metrics.bits_per_dim(model, dataset.test_images, dataset.test_labels if conditional else None)
-    if conditional:
-        found["control_accuracy"] = metrics.control_accuracy(model, judge)
-    if any("BatchNorm" in type(module).__name__ for module in model.modules()):
-        by_batch = copy.deepcopy(model).train()  # the running statistics of the copy are moved, not those of the model
-        found["bits_per_dim_training_mode"] = metrics.bits_per_dim(by_batch, dataset.test_images)["bits_per_dim"]
-    return found
+NLL = {"samples": 5_000, "images": 250}  # importance samples, and of how many images: all of them would take a processor hours
+
+
+def likelihood_of_some(model, images) -> dict:
+    """NLL by importance sampling of some images, the same binary copies for every row, and the ELBO of these."""
+    with training.aside(0):
+        some = model.observed(images[:: max(1, len(images) // NLL["images"])][: NLL["images"]])
+    found = measures.nll(model, some, NLL["samples"]) | {"nll_images": len(some)}
+    return found | {"neg_elbo_of_nll_images": measures.elbo(model, some.repeat(20, 1, 1, 1))["neg_elbo"]}
 
 
 EDGES = (-0.5, 1.5, 80)  # of the histogram of pixel values: lowest, highest, bins
@@ -189,13 +169,15 @@ def pixels(model, images, n: int = 500) -> dict:
 
 def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
     """A row of images for each label into results/NAME.png: the first n samples at temperatures 1 and 0.8, or of an autoencoder
-    the first n test images as it rebuilds them. All of one size, grey or all in colour."""
-    path = training.RESULTS / f"{name}.png"
+    the first n validation images as it rebuilds them. All of one size, grey or all in colour."""
+    path = weights.RESULTS / f"{name}.png"
     kept = pictures(name) if path.exists() else {}
-    for kind in ("rebuilt",) if isinstance(model, Autoencoder) else (1.0, 0.8):
+    for kind in ("rebuilt",) if "reconstruction" in model.measures else (1.0, 0.8):
         with training.aside(0):  # the same latents at both temperatures
-            images = model.decode(model.encode(dataset.test_images[:n])) if kind == "rebuilt" else model.sample(n, kind, metrics.in_turn(model, n))
-        kept[f"{label} @ {kind}"] = torch.from_numpy(plots.to_uint8(images.nan_to_num(0)))
+            images = (
+                model.decode(model.encode(dataset.part(SPLIT)[0][:n])) if kind == "rebuilt" else model.sample(n, kind, measures.in_turn(model, n))
+            )
+        kept[f"{label} @ {kind}"] = levels(images.nan_to_num(0)).cpu().permute(0, 2, 3, 1)
     order = list(rows_of(name))  # whenever each was run
     kept = dict(sorted(kept.items(), key=lambda item: order.index(item[0].split(" @ ")[0])))
     rows = torch.cat([images.transpose(0, 1).flatten(1, 2) for images in kept.values()]).squeeze(-1)
@@ -209,9 +191,9 @@ def keep_weights(name: str, label: str, model, result: dict) -> None:
     folder, row = Path("runs") / name / label.replace(": ", "-").replace(" ", "-"), result["row"]
     record = {key: result[key] for key in ("parameters", "device", "versions", "seconds", "compiled", "precision", "epochs")}
     record["metrics"] = {key: value for key, value in result["metrics"].items() if not isinstance(value, list | dict)}
-    record |= {"model": training.name_of(model), "model_config": row["config"], "train_config": row["train"], "dataset": row["dataset"]}
+    record |= {"model": weights.name_of(model), "model_config": row["config"], "train_config": row["train"], "dataset": row["dataset"]}
     record |= {"seed": result["seed"], "command": f"python -m helpers experiment {name}"}
-    training.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
+    weights.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
     training.write_json(folder / "result.json", record)
 
 
@@ -220,7 +202,7 @@ def keep_weights(name: str, label: str, model, result: dict) -> None:
 
 def load(name: str) -> dict:
     """The record of an experiment."""
-    path = training.RESULTS / f"{name}.json"
+    path = weights.RESULTS / f"{name}.json"
     if not path.exists():
         raise UserError(f"There is no record {path.name}: make it with `python -m helpers experiment {name}`.")
     return json.loads(path.read_text())
@@ -228,7 +210,7 @@ def load(name: str) -> dict:
 
 def pictures(name: str) -> dict[str, torch.Tensor]:
     """ "label @ temperature" -> recorded images, uint8 (12, H, W, C)."""
-    with Image.open(training.RESULTS / f"{name}.png") as picture:
+    with Image.open(weights.RESULTS / f"{name}.png") as picture:
         labels = json.loads(picture.text["rows"])
         pixels = torch.from_numpy(np.array(picture))
     pixels = pixels.view(*pixels.shape[:2], -1)
@@ -248,6 +230,11 @@ def summary(record: dict, keys: tuple[str, ...]) -> dict[str, dict]:
     return table
 
 
+def splits(record: dict) -> str:
+    """On which images the rows were measured."""
+    return " and ".join(sorted({row["metrics"]["split"] for row in record["rows"] if "split" in row["metrics"]}))
+
+
 def show(name: str, columns: dict[str, str], digits: int = 3) -> None:
     """A table of a recorded experiment, a row a label; `columns`: heading -> metric, as mean ± half the range of the seeds."""
     record, rows = load(name), []
@@ -261,7 +248,7 @@ def show(name: str, columns: dict[str, str], digits: int = 3) -> None:
         rows.append([label, *cells, f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"])
     seeds = max(entry["seeds"] for entry in summary(record, ()).values())
     devices = " and ".join(sorted({row["device"] for row in record["rows"]}))
-    caption = f"Recorded on {devices}, {seeds} seed{'s' * (seeds > 1)} a row. Remake it: {record['command']}"
+    caption = f"Measured on the {splits(record)} images, recorded on {devices}, {seeds} seed{'s' * (seeds > 1)} a row. Remake it: {record['command']}"
     plots.table([name, *columns, "parameters", "seconds"], rows, caption)
 
 
@@ -277,11 +264,12 @@ def effects(names: tuple[str, ...], changes: dict[str, tuple[str, str]], metric:
         means = [f"{sum(side) / len(both):.3f}" for side in zip(*both, strict=True)]
         rows.append([what, *means, f"{sum(change) / len(change):+.3f} ({min(change):+.3f} to {max(change):+.3f})", verdict])
     header = ["what was changed", "before", "after", "change: mean (from, to)", "with every seed"]
-    plots.table(header, rows, f"{unit}, lower is better; from the records {' and '.join(names)}")
+    on = " and ".join(sorted({splits(load(name)) for name in names}))
+    plots.table(header, rows, f"{unit} of the {on} images, lower is better; from the records {' and '.join(names)}")
 
 
 def show_pictures(name: str, kind: float | str = 0.8):
     """A figure of the recorded images of seed 0, a row a label: samples at temperature 0.8 or 1.0, or images "rebuilt"."""
     strips = {label.split(" @ ")[0]: images.permute(0, 3, 1, 2) for label, images in pictures(name).items() if label.endswith(f"@ {kind}")}
-    what = "test images, rebuilt" if kind == "rebuilt" else f"recorded samples of seed 0 at temperature {kind}, unselected"
+    what = f"{splits(load(name))} images, rebuilt" if kind == "rebuilt" else f"recorded samples of seed 0 at temperature {kind}, unselected"
     return plots.rows(strips, f"{name}: {what}")

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from helpers.autoencoders import AutoencoderConfig, VAEConfig
 from helpers.experiments.row import SEEDS, Row
+from helpers.models.autoencoders import AutoencoderConfig, VAEConfig
 from helpers.training import TrainConfig
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)

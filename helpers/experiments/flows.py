@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from helpers import data, metrics, training
+from helpers import data, measures, training, weights
+from helpers.experiments.ladder import FlatConfig, LadderConfig
 from helpers.experiments.row import BUDGET, SEEDS, Row
-from helpers.ladder import FlatConfig, LadderConfig
 from helpers.training import TrainConfig
 
 # ------------------------------------------------------------------------------------------------------ the ladder
@@ -150,15 +150,15 @@ EXPERIMENTS = {
 def temperature(device) -> dict:
     """realnvp-mnist at temperatures 0 to 1.2: legibility, diversity and Fréchet distance of 2,000 samples each."""
     n, dataset = 2_000, data.load("mnist", device=device)
-    model, _ = training.load_model("realnvp-mnist", device)
-    reference = metrics.Reference(dataset)
+    model, _ = weights.load_model("realnvp-mnist", device)
+    reference = measures.Reference(dataset)
 
     def measured(images):
-        ours, read = metrics.features(reference.classifier, images), metrics.predict(reference.classifier, images)
+        ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
         return {
-            "legibility": metrics.legibility(read),
-            "diversity": metrics.diversity(ours),
-            "frechet_distance": metrics.frechet_distance(ours, reference.features),
+            "legibility": measures.legibility(read),
+            "diversity": measures.diversity(ours),
+            "frechet_distance": measures.frechet_distance(ours, reference.features),
         }
 
     rows = []
@@ -172,8 +172,8 @@ def temperature(device) -> dict:
 def classify(device) -> dict:
     """realnvp-conditional-mnist used backwards: the label y with the highest log p(x|y), on all 10,000 test images."""
     dataset = data.load("mnist", device=device)
-    model, _ = training.load_model("realnvp-conditional-mnist", device)
-    found = metrics.classify(model, dataset.test_images, progress=True)
+    model, _ = weights.load_model("realnvp-conditional-mnist", device)
+    found = measures.classify(model, dataset.test_images, progress=True)
     table = torch.zeros(10, 10, dtype=torch.long)
     table.index_put_((dataset.test_labels.cpu(), found.cpu()), torch.tensor(1), accumulate=True)
     right = (found == dataset.test_labels).float().mean().item()
@@ -184,9 +184,9 @@ def surprise(device) -> dict:
     """Bits per dimension of 2,000 test images of each data set under the flow of each."""
     n, rows = 2_000, []
     for trained_on in ("fashion", "mnist"):
-        model, _ = training.load_model(f"realnvp-{trained_on}", device)
+        model, _ = weights.load_model(f"realnvp-{trained_on}", device)
         for name in ("fashion", "mnist"):
-            found = metrics.bits_per_dim(model, data.load(name, device=device).test_images[:n])
+            found = measures.bits_per_dim(model, data.load(name, device=device).test_images[:n])
             rows.append({"flow": f"realnvp-{trained_on}", "images": name} | found)
     return {"images": n, "rows": rows}
 

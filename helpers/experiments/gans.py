@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from helpers import data, metrics, training
+from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
-from helpers.gans import GANConfig, ProGANConfig
+from helpers.models.gans import GANConfig
+from helpers.models.growing import ProGANConfig
 from helpers.training import TrainConfig
 
 PLAIN = {"schedule": "constant", "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1e6, "compile": False, "validation_images": 500}
@@ -15,7 +16,7 @@ def collapse() -> dict[str, Row]:
     train = TrainConfig(epochs=5, batch_size=64, learning_rate=1e-3, **PLAIN)
     base = GANConfig(network="mlp", width=128, generator_norm=False, betas=(0.9, 0.999))
     cure = {"dropout": 0.3, "generator_norm": True, "betas": (0.5, 0.999)}
-    critic = {"generator_norm": True, "objective": "wgan-gp", "betas": (0.0, 0.9), "average": 0.99}
+    critic = {"generator_norm": True, "objective": "wgan-gp", "betas": (0.0, 0.9)}
     ways = {
         "as it was": ({}, {}),
         "minimax": ({"objective": "minimax"}, {}),
@@ -24,9 +25,9 @@ def collapse() -> dict[str, Row]:
         "Adam's first beta 0.5": ({"betas": (0.5, 0.999)}, {}),
         "learning rate 0.0002": ({}, {"learning_rate": 2e-4}),
         "all of these": (cure, {"learning_rate": 2e-4}),
-        "all of these, averaged": (cure | {"average": 0.999}, {"learning_rate": 2e-4}),
-        "all of these, averaged, 15 epochs": (cure | {"average": 0.999}, {"learning_rate": 2e-4, "epochs": 15}),
-        "batch norm, WGAN-GP, averaged": (critic, {"learning_rate": 5e-4}),
+        "all of these, averaged": (cure, {"learning_rate": 2e-4, "average": 0.999}),
+        "all of these, averaged, 15 epochs": (cure, {"learning_rate": 2e-4, "average": 0.999, "epochs": 15}),
+        "batch norm, WGAN-GP, averaged": (critic, {"learning_rate": 5e-4, "average": 0.99}),
     }
     kept = ("pictures", "weights")
     rows = {f"mnist: {way}": Row(replace(base, **model), replace(train, **how), measure=kept) for way, (model, how) in ways.items()}
@@ -63,8 +64,8 @@ def objectives() -> dict[str, Row]:
 
 def growing() -> dict[str, Row]:
     """Progressive growing on CIFAR-10: new layers faded in or switched in hard, for as many steps."""
-    train = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-3, train_images=40_000, **PLAIN)
-    config = ProGANConfig((3, 32, 32), width=16, objective="wgan-gp", betas=(0.0, 0.99), average=0.999, stage_steps=500)
+    train = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-3, train_images=40_000, average=0.999, **PLAIN)
+    config = ProGANConfig((3, 32, 32), width=16, objective="wgan-gp", betas=(0.0, 0.99), stage_steps=500)
     ways = {"fade-in": {}, "hard switch": {"fade": 0.0}}
     return {way: Row(replace(config, **change), train, "cifar10", measure=("pictures",)) for way, change in ways.items()}
 
@@ -73,16 +74,16 @@ def truncation(device) -> dict:
     """The shipped conditional GANs with their noise multiplied by less and by more than 1: control, precision, recall, diversity."""
     rows, n, few = [], 10_000, 2_000
     for name in ("cgan-mnist", "cgan-fashion"):
-        model, info = training.load_model(name, device)
-        reference = metrics.Reference(data.load(info["dataset"], device=device))
-        labels = metrics.in_turn(model, n)
+        model, info = weights.load_model(name, device)
+        reference = measures.Reference(data.load(info["dataset"], device=device))
+        labels = reference.labels
         for factor in (0.2, 0.4, 0.6, 0.8, 1.0, 1.2):
             with training.aside():
                 drawn = model.sample(n, factor, labels)
-            ours = metrics.features(reference.classifier, drawn)
-            found = {"control_accuracy": metrics.accuracy(reference.classifier, drawn, labels)}
-            found |= metrics.precision_recall(ours[:few], reference.features[:few])
-            found["diversity_within_class"] = metrics.diversity_within(ours, labels, reference)
+            ours = measures.features(reference.classifier, drawn)
+            found = {"control_accuracy": measures.accuracy(reference.classifier, drawn, labels)}
+            found |= measures.precision_recall(ours[:few], reference.features[:few])
+            found["diversity_within_class"] = measures.diversity_within(ours, labels, reference.features, labels)
             rows.append({"weights": name, "truncation": factor} | found)
     return {"samples": n, "rows": rows}
 

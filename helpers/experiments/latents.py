@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from helpers.autoencoders import FVAEConfig, TCVAEConfig, VAEConfig
 from helpers.experiments.row import SEEDS, Row
+from helpers.models.autoencoders import TCVAEConfig, VAEConfig
+from helpers.models.hierarchical import FVAEConfig
 from helpers.training import TrainConfig
 
 BETAS = (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-from helpers.autoencoders import AutoencoderConfig
-from helpers.gans import GANConfig
-from helpers.ladder import FlatConfig, LadderConfig
 from helpers.training import TrainConfig
 
 # The budget of a comparison: each row sees these many training images once, in this order of magnitude a minute of two
@@ -17,8 +14,8 @@ SEEDS = (0, 1, 2)
 class Row:
     """One row of a comparison: a configuration, how to train it, on what."""
 
-    config: LadderConfig | FlatConfig | AutoencoderConfig | GANConfig  # those of all VAEs and GANs are such, too
+    config: object  # of any model of helpers.models.model.Model.of
     train: TrainConfig = BUDGET
     dataset: str = "mnist"
-    # Besides the loss: legibility, pixels, pictures (with each of these pictures are kept); nll, attributes, factors; weights.
+    # Besides what the model measures of itself: legibility, pixels, pictures (with each pictures are kept); nll, attributes, factors; weights.
     measure: tuple[str, ...] = ("legibility",)

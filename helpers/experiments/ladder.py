@@ -12,23 +12,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.flows import (
+from helpers.models.bijections import (
     AffineCoupling,
     Bijection,
     Compose,
-    Dequantization,
     ElementwiseAffine,
     Invertible1x1,
     Logit,
     MultiScale,
-    RealNVP,
-    RealNVPConfig,
     Squeeze,
-    VariationalDequantization,
     channel_mask,
     checkerboard_mask,
 )
-from helpers.layers import ELU, MLP, ChannelNorm, GatedBlock
+from helpers.models.flows import Dequantization, RealNVP, RealNVPConfig, VariationalDequantization
+from helpers.models.layers import ELU, MLP, ChannelNorm, GatedBlock
+from helpers.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,8 @@ CHOICES = {
 
 class LadderRealNVP(RealNVP):
     """RealNVP with any of the ways of LadderConfig. Raises UserError for a way that there is not."""
+
+    Config = LadderConfig
 
     def build(self):
         config = self.config
@@ -239,9 +239,10 @@ class FlatConfig:
 class FlatFlow(RealNVP):
     """Couplings whose s and t are two fully connected networks: no pixel knows which others are its neighbours."""
 
+    Config = FlatConfig
+
     def __init__(self, config: FlatConfig):
-        nn.Module.__init__(self)
-        self.config = config
+        Model.__init__(self, config)
         if config.mask not in ("halves", "checkerboard"):
             raise UserError(f"There is no mask {config.mask!r}: take one of halves, checkerboard.")
         channels, height, width = config.image_shape

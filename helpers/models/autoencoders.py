@@ -7,8 +7,7 @@ which latents it may have come from, q(z|x). What is maximised is a lower bound 
 
     log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)).
 
-An f-VAE has a flow on its latents, so that neither q(z|x) nor p(z) need be Gaussian. A β-VAE weighs the KL, and a β-TCVAE
-only that part of it which is the dependence between the latents.
+A β-VAE weighs the KL, and a β-TCVAE only that part of it which is the dependence between the latents.
 """
 
 import math
@@ -19,13 +18,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.flows import Compose, vector_couplings
-from helpers.layers import MLP, ConvDecoder, ConvEncoder, check_labels, check_latents, pixels, prior_noise
+from helpers.models.layers import MLP, ConvDecoder, ConvEncoder, check_latents, pixels
+from helpers.models.model import Model
 
 NETWORKS = ("conv", "mlp")
-LIKELIHOODS = ("bernoulli", "grey", "logistic")
+LIKELIHOODS = {"bernoulli": "nats", "grey": None, "logistic": "bits/dim"}  # and the unit in which each is reported
 SCHEDULES = ("constant", "linear", "cyclical")
-PLACES = ("posterior", "prior", "both")
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,6 @@ class VAEConfig(AutoencoderConfig):
     schedule: str = "constant"  # in training the weight also rises from 0: linear once, cyclical again and again
     schedule_steps: int = 0  # the steps of the rise, or of a cycle, whose first half rises
     free_bits: float = 0.0  # nats: what each latent's KL may cost for nothing in training (Kingma et al. 2016, equation 15)
-
-
-@dataclass(frozen=True)
-class FVAEConfig(VAEConfig):
-    """And the flows on the latents."""
-
-    where: str = "posterior"  # or prior, or both
-    couplings: int = 4  # of each flow; 0 makes it a VAE
-    flow_width: int = 64  # units of a coupling's two hidden layers
-    features: int = 0  # numbers of the encoder that the posterior's couplings see besides the latents
 
 
 @dataclass(frozen=True)
@@ -87,28 +75,22 @@ def encoder_and_decoder(config, features: int, channels: int):
     return encoder, nn.Sequential(decoder, nn.Unflatten(1, (channels, height, width)))
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Model):
     """Images (N, C, H, W), uint8 or floats in [0, 1], to codes (N, D) and back, by the least squared error.
 
     It has no prior. What `sample` draws from is a Gaussian fitted to the codes of the training images afterwards, by
     `finish`; before that, the standard normal.
     """
 
+    Config = AutoencoderConfig
+    measures = ("reconstruction", "samples")
+
     def __init__(self, config: AutoencoderConfig):
-        super().__init__()
+        super().__init__(config)
         check_config(config)
-        self.config = config
         self.encoder, self.decoder = encoder_and_decoder(config, config.latent, config.image_shape[0])
         self.register_buffer("code_mean", torch.zeros(config.latent))
         self.register_buffer("code_factor", torch.eye(config.latent))
-
-    @property
-    def latent_dim(self):
-        return self.config.latent
-
-    @property
-    def dtype(self):
-        return self.code_mean.dtype
 
     def regions(self):
         return [self.encoder, self.decoder]
@@ -121,7 +103,7 @@ class Autoencoder(nn.Module):
     def encode(self, images) -> torch.Tensor:
         return self.encoder(pixels(self, images)).to(self.dtype)
 
-    def decode(self, z) -> torch.Tensor:
+    def decode(self, z, labels=None) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of codes (N, D)."""
         check_latents(z, self.latent_dim)
         return torch.sigmoid(self.decoder(z).to(self.dtype))
@@ -135,14 +117,12 @@ class Autoencoder(nn.Module):
         self.code_mean.copy_(codes.mean(0))
         self.code_factor.copy_(torch.linalg.cholesky(covariance))
 
-    @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
-        """n images in [0, 1] of codes from the Gaussian fitted to codes, its width multiplied by `temperature`."""
-        check_labels(self, labels, n)
-        return self.decode(self.code_mean + prior_noise(self, n, temperature) @ self.code_factor.T)
+    def prior(self, n: int, temperature: float = 1.0) -> torch.Tensor:
+        """n codes (n, D) from the Gaussian that was fitted to codes, its width multiplied by `temperature`."""
+        return self.code_mean + super().prior(n, temperature) @ self.code_factor.T
 
 
-class VAE(nn.Module):
+class VAE(Model):
     """Variational autoencoder (Kingma & Welling 2014): images (N, C, H, W), uint8 or floats in [0, 1]; latents (N, D).
 
     The likelihood p(x|z) says what x is:
@@ -154,8 +134,11 @@ class VAE(nn.Module):
         number that compares with nothing but itself.
     """
 
+    Config = VAEConfig
+    measures = ("elbo", "names", "factors", "samples")
+
     def __init__(self, config: VAEConfig, features: int = 0):
-        super().__init__()
+        super().__init__(config)
         check_config(config)
         if config.likelihood not in LIKELIHOODS:
             raise UserError(f"There is no likelihood {config.likelihood!r}: take one of {', '.join(LIKELIHOODS)}.")
@@ -164,17 +147,12 @@ class VAE(nn.Module):
         if not 0 <= config.free_bits < math.inf:
             raise UserError(f"{config.free_bits} free bits were given: take a number from 0 up, 0 for none.")
         kl_weight(0, config.schedule, config.schedule_steps)
-        self.config, self.step = config, 0
         channels = config.image_shape[0] * (2 if config.likelihood == "logistic" else 1)
         self.encoder, self.decoder = encoder_and_decoder(config, 2 * config.latent + features, channels)
 
     @property
-    def latent_dim(self):
-        return self.config.latent
-
-    @property
-    def dtype(self):
-        return next(self.parameters()).dtype
+    def likelihood(self):
+        return LIKELIHOODS[self.config.likelihood]
 
     def regions(self):
         return [self.encoder, self.decoder]
@@ -228,21 +206,15 @@ class VAE(nn.Module):
         return {"loss": reconstruction + weight * self.config.beta * paid, "reconstruction": reconstruction, "kl": kl.sum() + more.mean()}
 
     def encode(self, images, draw: bool = False) -> torch.Tensor:
-        """The mean of q(z|x), (N, D), or a draw from it."""
-        mean, log_std, _ = self.posterior(self.observed(images))
+        """The mean of q(z|x), (N, D), or a draw from it; x are the images as they are, grey where they are, so that nothing else is drawn."""
+        mean, log_std, _ = self.posterior(pixels(self, images))
         return mean + log_std.exp() * torch.randn_like(mean) if draw else mean
 
-    def decode(self, z) -> torch.Tensor:
+    def decode(self, z, labels=None) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of latents (N, D): for each pixel the mean, or the place, of p(x|z), not a draw."""
         check_latents(z, self.latent_dim)
         parameters = self.decoder(z).to(self.dtype)
         return parameters.chunk(2, dim=1)[0].clamp(0, 1) if self.config.likelihood == "logistic" else torch.sigmoid(parameters)
-
-    @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
-        """n images in [0, 1] from the prior with its standard deviation multiplied by `temperature`."""
-        check_labels(self, labels, n)
-        return torch.cat([self.decode(part) for part in prior_noise(self, n, temperature).split(1_000)])
 
     @torch.no_grad()
     def log_prob(self, images, labels=None, samples: int = 1, at_once: int = 250) -> torch.Tensor:
@@ -268,56 +240,6 @@ class VAE(nn.Module):
         return total - math.log(samples)
 
 
-class FVAE(VAE):
-    """A VAE with flows on its latents, in the posterior (Rezende & Mohamed 2015), in the prior (Chen et al. 2017), or both.
-
-        z0 ~ N(mean(x), std(x)),    z = posterior flow(z0, features of x),    u = prior flow(z).
-
-    The decoder takes z. The prior is what makes u standard normal, so the latents of `encode` and `decode` are u. With the
-    two log-determinants of the change of variables, log q(z|x) = log N(z0) - log |dz/dz0| and log p(z) = log N(u; 0, I) +
-    log |du/dz|, the KL is that of the two Gaussians, which is known, plus the mean of
-    (|u|^2 - |z0|^2) / 2 - log |dz/dz0| - log |du/dz|. Flows start as the identity: then that is 0, and this is the VAE.
-    """
-
-    def __init__(self, config: FVAEConfig):
-        if config.where not in PLACES:
-            raise UserError(f"There is no place {config.where!r} for a flow: take one of {', '.join(PLACES)}.")
-        if config.couplings < 0 or config.features < 0:
-            raise UserError(f"{config.couplings} couplings and {config.features} features were given: take numbers from 0 up.")
-        if config.features and config.where == "prior":
-            raise UserError(f"{config.features} features were given to a flow in the prior, which sees no image: give 0.")
-        super().__init__(config, config.features)
-        posterior, prior = (config.couplings if config.where in (place, "both") else 0 for place in ("posterior", "prior"))
-        self.posterior_flow = Compose(*vector_couplings(config.latent, posterior, config.flow_width, config.features))
-        self.prior_flow = Compose(*vector_couplings(config.latent, prior, config.flow_width))
-
-    def bend(self, z, features):
-        base = z
-        z, posterior = self.posterior_flow(base, features)
-        u, prior = self.prior_flow(z)
-        return z, 0.5 * (u.square() - base.square()).sum(1) - posterior - prior
-
-    def log_prior(self, z) -> torch.Tensor:
-        u, log_det = self.prior_flow(z)
-        return super().log_prior(u) + log_det
-
-    def log_posterior(self, x, z) -> torch.Tensor:
-        features = self.posterior(x)[2].expand(len(z), -1)
-        base, log_det = self.posterior_flow.inverse(z, features)
-        return super().log_posterior(x, base) + log_det
-
-    def encode(self, images, draw: bool = False) -> torch.Tensor:
-        """Latents u (N, D): of the mean of the encoder's Gaussian, or of a draw from it, through both flows."""
-        mean, log_std, features = self.posterior(self.observed(images))
-        base = mean + log_std.exp() * torch.randn_like(mean) if draw else mean
-        return self.prior_flow(self.posterior_flow(base, features)[0])[0]
-
-    def decode(self, z) -> torch.Tensor:
-        """Images in [0, 1], (N, C, H, W), of latents u (N, D), which are standard normal under the model."""
-        check_latents(z, self.latent_dim)
-        return super().decode(self.prior_flow.inverse(z)[0])
-
-
 class TCVAE(VAE):
     """β-TCVAE (Chen et al. 2018): of the KL's three parts (equation 2) β weighs only the total correlation.
 
@@ -325,10 +247,16 @@ class TCVAE(VAE):
     the image isn't charged more than in a VAE.
     """
 
+    Config = TCVAEConfig
+
     def __init__(self, config: TCVAEConfig):
         if config.images < 1:
             raise UserError(f"{config.images} images were given as the size of the training set: give at least 1.")
         super().__init__(config)
+
+    @classmethod
+    def settings_for(cls, image_shape, images: int, steps: int) -> dict:
+        return {"images": images}
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """As a VAE's, and the total correlation in nats, estimated from the batch."""

@@ -3,16 +3,12 @@ learns from the other (Goodfellow et al. 2014). There is no likelihood: what com
 measuring samples.
 
 A score, here, is what the discriminator says before any sigmoid: above 0 for real. Everything that a game between the
-two can be is in `discriminator_loss` and `generator_loss`; the networks that play it are below them, then the growing
-ones of progressive growing (Karras et al. 2018).
+two can be is in `discriminator_loss` and `generator_loss`; below them are the networks that play it, then the game.
 """
 
 import contextlib
-import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +16,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from helpers import UserError
-from helpers.layers import check_labels, check_latents, pixels, prior_noise
+from helpers.models.layers import check_labels, check_latents, pixels
+from helpers.models.model import Model, Player
 
 OBJECTIVES = ("minimax", "nonsaturating", "wgan-gp", "hinge")
 NETWORKS = ("conv", "mlp")
 WAYS = ("projection", "channel")  # of telling the discriminator the label
 LOST = 0.05  # a discriminator whose loss stays below this has won, and its generator learns nothing any more
-LOOKS = 20  # how many looks of `fit` in a row it must have stayed there
 
 
 @dataclass(frozen=True)
@@ -47,25 +43,6 @@ class GANConfig:
     dropout: float = 0.0  # in the discriminator
     betas: tuple[float, float] = (0.5, 0.999)  # of Adam
     discriminator_rate: float = 1.0  # the discriminator's learning rate, as a multiple of the generator's
-    average: float = 0.0  # decay of a running average of the generator's weights, with which samples are drawn; 0: none
-
-
-@dataclass(frozen=True)
-class ProGANConfig(GANConfig):
-    """And how it grows: from the smallest image upwards, each stage twice as large as the one before."""
-
-    stage_steps: int = 1_000  # from one stage to the next; the last one takes what is left of the training
-    fade: float = 0.5  # share of a stage in which its new layers fade in; 0 switches hard
-
-
-class Player(NamedTuple):
-    """One side of the game, as `training.fit` needs it."""
-
-    name: str
-    network: nn.Module
-    loss: Callable  # of (images, labels): named terms, what it descends under "loss"
-    rate: float = 1.0  # its learning rate, as a multiple of the run's
-    betas: tuple[float, float] = (0.9, 0.999)
 
 
 # ------------------------------------------------------------------------------------------------------ objectives
@@ -220,36 +197,34 @@ class Discriminator(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ game
 
 
-class GAN(nn.Module):
+class GAN(Model):
     """A generator and a discriminator: images (N, C, H, W), uint8 or floats in [0, 1]; noise z (N, latent), standard normal."""
 
-    watched = ("discriminator_loss", "generator_loss")
+    Config = GANConfig
+    measures = ("control", "samples")
 
     def __init__(self, config: GANConfig):
-        super().__init__()
+        super().__init__(config)
         check_config(config)
-        self.config, self.step, self.won = config, 0, 0
         self.generator, self.discriminator = self.networks()
-        if config.average:
-            self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
 
     def networks(self):
         return Generator(self.config), Discriminator(self.config)
 
     @property
-    def latent_dim(self):
-        return self.config.latent
-
-    @property
-    def dtype(self):
-        return next(self.parameters()).dtype
+    def watched(self):
+        """The losses of both; of a critic its objective, since its loss has the penalty in it."""
+        critic = self.config.objective == "wgan-gp"
+        return ("discriminator_objective" if critic else "discriminator_loss", "generator_loss")
 
     def regions(self):
         once = self.config.objective != "wgan-gp"  # compiled code has no gradient of a gradient
         return [self.generator.net, *([self.discriminator.net] if once else [])]
 
+    def averaged_part(self):
+        return self.generator  # samples are drawn with its average; the discriminator plays against what it is now
+
     def players(self) -> list[Player]:
-        """Who moves in one step of training, in this order."""
         return [
             Player("discriminator", self.discriminator, self.discriminator_terms, self.config.discriminator_rate, self.config.betas),
             Player("generator", self.generator, self.generator_terms, 1.0, self.config.betas),
@@ -260,7 +235,7 @@ class GAN(nn.Module):
         return 2 * pixels(self, images) - 1
 
     def noise(self, n):
-        return torch.randn(n, self.latent_dim, dtype=self.dtype, device=next(self.parameters()).device)
+        return torch.randn(n, self.latent_dim, dtype=self.dtype, device=self.device)
 
     def discriminator_terms(self, images, labels=None) -> dict[str, torch.Tensor]:
         """The discriminator's loss and its parts, and `accuracy`: the share of real and made images that it tells right."""
@@ -277,15 +252,15 @@ class GAN(nn.Module):
             score_wrong = self.discriminator.score(features, wrong).to(self.dtype)
             refused = discriminator_loss(self.config.objective, score_real, score_wrong)
             objective = torch.lerp(objective, refused, self.config.mislabelled)  # of wgan-gp no Wasserstein distance any more
-        loss = objective
         terms = {"accuracy": ((score_real > 0).float().mean() + (score_fake < 0).float().mean()) / 2}
-        if self.config.objective == "wgan-gp" and torch.is_grad_enabled():
-            # 10 is the penalty's weight in the paper; 0.001 keeps the scores, whose level means nothing, from drifting
-            # away (Karras et al. 2018, appendix A.1)
-            terms["penalty"] = gradient_penalty(lambda x: self.discriminator(x, labels), real, fake)
-            loss = loss + 10 * terms["penalty"] + 0.001 * score_real.square().mean()
-            terms["objective"] = objective
-        return {"loss": loss} | terms
+        if self.config.objective != "wgan-gp":
+            return {"loss": objective} | terms
+        with torch.enable_grad():  # in validation too: there the loss is to be the same
+            penalty = gradient_penalty(lambda x: self.discriminator(x, labels), real, fake)
+        # 10 is the penalty's weight in the paper; 0.001 keeps the scores, whose level means nothing, from drifting away
+        # (Karras et al. 2018, appendix A.1)
+        loss = objective + 10 * penalty + 0.001 * score_real.square().mean()
+        return {"loss": loss} | terms | {"penalty": penalty, "objective": objective}
 
     def generator_terms(self, images, labels=None) -> dict[str, torch.Tensor]:
         """The generator's loss and its parts."""
@@ -307,63 +282,31 @@ class GAN(nn.Module):
         terms = {f"{player}_{name}": value for player, found in both.items() for name, value in found.items()}
         return {"loss": terms["discriminator_loss"] + terms["generator_loss"]} | terms
 
-    def load_state_dict(self, state_dict, *options, **more):
-        """Shipped weights hold the averaged generator alone; the other one then starts as that."""
-        if self.config.average and not any(key.startswith("generator.") for key in state_dict):
-            copies = {key.replace("averaged.", "generator.", 1): value for key, value in state_dict.items() if key.startswith("averaged.")}
-            state_dict = dict(state_dict) | copies
-        return super().load_state_dict(state_dict, *options, **more)
-
     def _labels(self, labels):
         return labels if self.config.classes else None
 
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Move the running average of the generator; at first it follows fast, so that the random start is forgotten."""
-        if self.config.average:
-            decay = min(self.config.average, (1 + self.step) / (10 + self.step))
-            for slow, fast in zip(self.averaged.state_dict().values(), self.generator.state_dict().values(), strict=True):
-                if slow.is_floating_point():
-                    slow.lerp_(fast, 1 - decay)
-
     def alarm(self, means: dict[str, float]) -> str | None:
-        """A sentence once the discriminator has won for good; means: of each term over the last few steps."""
-        lost = self.config.objective != "wgan-gp" and means["discriminator_loss"] < LOST
-        self.won = self.won + 1 if lost else 0
-        if self.won == LOOKS:
-            return (
-                f"The discriminator has won: its loss has stayed below {LOST}, the generator's is {means['generator_loss']:.2f} and no longer "
-                "teaches it anything. Lower the learning rate or Adam's first beta, or give the discriminator dropout."
-            )
-        return None
+        """A sentence while the discriminator has won; means: of each term over the last few steps."""
+        if self.config.objective == "wgan-gp" or means["discriminator_loss"] >= LOST:
+            return None
+        return (
+            f"The discriminator has won: its loss has stayed below {LOST}, the generator's is {means['generator_loss']:.2f} and no longer "
+            "teaches it anything. Lower the learning rate or Adam's first beta, or give the discriminator dropout."
+        )
 
     def decode(self, z, labels=None) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of noise z (N, latent)."""
         check_latents(z, self.latent_dim)
         check_labels(self, labels, len(z))
-        return ((self.drawn_with(z, labels) + 1) / 2).clamp(0, 1)
-
-    @property
-    def drawn_with(self):
-        """The generator that samples are drawn with: the average, where there is one and training is over."""
-        return self.averaged if self.config.average and not self.training else self.generator
+        return ((self.generator(z, labels) + 1) / 2).clamp(0, 1)
 
     def blend(self, z, first, second, share: float) -> torch.Tensor:
         """Images in [0, 1] of noise z (N, latent), and of something between the classes `first` and `second` (N,)."""
         check_latents(z, self.latent_dim)
         for labels in (first, second):
             check_labels(self, labels, len(z))
-        generator = self.drawn_with
-        vectors = torch.lerp(generator.label(first), generator.label(second), share)
-        return ((generator.draw(z, vectors) + 1) / 2).clamp(0, 1)
-
-    @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
-        """n images in [0, 1] of noise whose standard deviation is multiplied by `temperature`."""
-        noise = prior_noise(self, n, temperature)
-        check_labels(self, labels, n)
-        parts = [None] * n if labels is None else labels.to(noise.device).split(500)
-        return torch.cat([self.decode(z, part) for z, part in zip(noise.split(500), parts, strict=False)])
+        vectors = torch.lerp(self.generator.label(first), self.generator.label(second), share)
+        return ((self.generator.draw(z, vectors) + 1) / 2).clamp(0, 1)
 
 
 @contextlib.contextmanager
@@ -405,210 +348,3 @@ def check_config(config: GANConfig) -> None:
             f"The weights {config.adversarial} (adversarial) and {config.feature_matching} (feature matching) were given: "
             "take numbers from 0 up, not both 0."
         )
-    if not 0 <= config.average < 1:
-        raise UserError(f"A running average of decay {config.average} was asked for: take a number from 0 (none) to below 1.")
-
-
-# --------------------------------------------------------------------------------------------------------- growing
-
-
-class EqualConv(nn.Conv2d):
-    """A convolution whose weights start at N(0, 1) and are scaled at each use (Karras et al. 2018, section 4.1).
-
-    He's scale, sqrt(2 / fan-in), is applied at run time instead of at the start: Adam moves every weight by about the
-    learning rate, so with weights of one size all layers learn at one speed.
-    """
-
-    def __init__(self, in_channels, out_channels, size=3, gain=2.0, **options):
-        super().__init__(in_channels, out_channels, size, padding=size // 2, **options)
-        nn.init.normal_(self.weight)
-        nn.init.zeros_(self.bias)
-        self.scale = math.sqrt(gain / (in_channels * size**2))
-
-    def forward(self, x):
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
-
-
-class EqualLinear(nn.Linear):
-    """A linear layer with an equalised learning rate, as EqualConv."""
-
-    def __init__(self, size, out, gain=2.0):
-        super().__init__(size, out)
-        nn.init.normal_(self.weight)
-        nn.init.zeros_(self.bias)
-        self.scale = math.sqrt(gain / size)
-
-    def forward(self, x):
-        return F.linear(x, self.weight * self.scale, self.bias)
-
-
-class PixelNorm(nn.Module):
-    """Each pixel's features, or each vector, at unit mean square: no signal grows out of bounds (Karras et al. 2018, section 4.2)."""
-
-    def forward(self, x):
-        return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
-
-
-def minibatch_deviation(x) -> torch.Tensor:
-    """x (N, C, H, W) with one more channel: the standard deviation over the batch, averaged over everything else.
-
-    So the discriminator sees that a batch is all alike, which no single image shows (Karras et al. 2018, section 3).
-    """
-    if len(x) < 2:
-        raise UserError("A batch of 1 image was given to minibatch standard deviation: give at least 2.")
-    deviation = (x.var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
-    return torch.cat([x, deviation.expand(len(x), 1, *x.shape[2:])], dim=1)
-
-
-def enlarge(x):
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def shrink(x):
-    return F.avg_pool2d(x, 2)
-
-
-def sides(config: ProGANConfig) -> list[tuple[int, int]]:
-    """Height and width of the images of each stage: halved as often as they stay whole and at least 4."""
-    found = [tuple(config.image_shape[1:])]
-    while all(side % 2 == 0 and side >= 8 for side in found[0]):
-        found.insert(0, tuple(side // 2 for side in found[0]))
-    return found
-
-
-class Growing(nn.Module):
-    """What both growing networks know: the stage (from 0) they have reached, and how far its layers are faded in, alpha."""
-
-    def __init__(self, config: ProGANConfig):
-        super().__init__()
-        self.sides = sides(config)
-        self.stage, self.alpha = len(self.sides) - 1, 1.0
-        last = self.stage
-        self.channels = [config.width * min(4, 2 ** (last - stage)) for stage in range(last + 1)]
-
-    def fade(self, old: Callable, new):
-        """(1 - alpha) * old() + alpha * new: between what the stage before would say and what this one says."""
-        return new if self.stage == 0 or self.alpha >= 1 else torch.lerp(old(), new, self.alpha)
-
-
-class GrowingGenerator(Growing):
-    """Noise (N, latent) to images (N, C, H, W) in [-1, 1] at the resolution of the stage reached.
-
-    Unlike the paper's it doesn't scale the noise to one length: then noise could not be truncated.
-    """
-
-    def __init__(self, config: ProGANConfig):
-        super().__init__(config)
-        height, width = self.sides[0]
-        act = nn.LeakyReLU(0.2)
-        start = EqualLinear(config.latent, self.channels[0] * height * width, gain=0.125)  # a 16th of He's variance, as in the paper's code
-        first = [start, nn.Unflatten(1, (self.channels[0], height, width)), act, PixelNorm()]
-        self.blocks = nn.ModuleList([nn.Sequential(*first, EqualConv(self.channels[0], self.channels[0]), act, PixelNorm())])
-        for a, b in zip(self.channels, self.channels[1:], strict=False):
-            self.blocks.append(nn.Sequential(EqualConv(a, b), act, PixelNorm(), EqualConv(b, b), act, PixelNorm()))
-        self.to_image = nn.ModuleList(EqualConv(c, config.image_shape[0], 1, gain=1.0) for c in self.channels)
-
-    def forward(self, z, labels=None):
-        h = self.blocks[0](z)
-        for stage in range(1, self.stage + 1):
-            below, h = h, self.blocks[stage](enlarge(h))
-        return self.fade(lambda: enlarge(self.to_image[self.stage - 1](below)), self.to_image[self.stage](h))
-
-
-class GrowingDiscriminator(Growing):
-    """Images (N, C, H, W) at the resolution of the stage reached to features (N, F); `head` makes scores of them."""
-
-    def __init__(self, config: ProGANConfig):
-        super().__init__(config)
-        height, width = self.sides[0]
-        act, size = nn.LeakyReLU(0.2), self.channels[0]
-        self.from_image = nn.ModuleList(nn.Sequential(EqualConv(config.image_shape[0], c, 1), act) for c in self.channels)
-        self.blocks = nn.ModuleList([nn.Sequential(EqualConv(size + 1, size), act, nn.Flatten(), EqualLinear(size * height * width, size), act)])
-        for a, b in zip(self.channels, self.channels[1:], strict=False):
-            self.blocks.append(nn.Sequential(EqualConv(b, b), act, EqualConv(b, a), act))
-        self.head = EqualLinear(size, 1, gain=1.0)
-
-    def features(self, x, labels=None):
-        h = self.from_image[self.stage](x)
-        for stage in range(self.stage, 0, -1):
-            h = shrink(self.blocks[stage](h))
-            if stage == self.stage:
-                h = self.fade(lambda: self.from_image[self.stage - 1](shrink(x)), h)
-        return self.blocks[0](minibatch_deviation(h))
-
-    def score(self, features, labels=None):
-        return self.head(features).squeeze(1)
-
-    def forward(self, x, labels=None):
-        return self.score(self.features(x))
-
-
-class ProGAN(GAN):
-    """Progressive growing of GANs (Karras et al. 2018): first what an image is like when it is tiny, then ever finer detail.
-
-    Each stage begins with the layers of the one before and fades in new ones (figure 2 there). In training the stage follows
-    from `step`; a model that was loaded is fully grown. Generator and discriminator are always at the same stage.
-    """
-
-    def __init__(self, config: ProGANConfig):
-        if config.classes:
-            raise UserError("A ProGAN knows no labels: leave classes at 0.")
-        if config.stage_steps < 1 or not 0 <= config.fade <= 1:
-            raise UserError(f"Stages of {config.stage_steps} steps with a fade-in of {config.fade} were asked for: at least 1, and from 0 to 1.")
-        super().__init__(config)
-
-    def networks(self):
-        return GrowingGenerator(self.config), GrowingDiscriminator(self.config)
-
-    @property
-    def resolutions(self) -> list[int]:
-        """The height of the images of each stage."""
-        return [height for height, _ in self.generator.sides]
-
-    def regions(self):
-        blocks = [*self.generator.blocks, *self.discriminator.blocks]
-        return blocks if self.config.objective != "wgan-gp" else list(self.generator.blocks)
-
-    def grow(self, stage: int, alpha: float = 1.0) -> None:
-        """Set both networks to a stage, its layers faded in by alpha in [0, 1]."""
-        if not 0 <= alpha <= 1:
-            raise UserError(f"α = {alpha} was given: take a number from 0, the stage before, to 1, this one.")
-        for network in (self.generator, self.discriminator, *([self.averaged] if self.config.average else [])):
-            network.stage, network.alpha = stage, alpha
-
-    def growth(self, step: int) -> tuple[int, float]:
-        """Stage and alpha at a step of training: alpha rises in a line over the first part of a stage."""
-        steps, last = self.config.stage_steps, len(self.resolutions) - 1
-        stage = min(step // steps, last)
-        faded = steps * self.config.fade if stage else 0
-        return stage, min(1.0, (step - stage * steps) / faded) if faded else 1.0
-
-    def real(self, images):
-        x = super().real(images)
-        for _ in range(len(self.resolutions) - 1 - self.generator.stage):
-            x = shrink(x)
-        return self.generator.fade(lambda: enlarge(shrink(x)), x)
-
-    def discriminator_terms(self, images, labels=None):
-        if self.training:
-            self.grow(*self.growth(self.step))
-        return super().discriminator_terms(images, labels)
-
-    @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
-        """n images in [0, 1] at full size, of whatever stage has been reached."""
-        images = super().sample(n, temperature, labels)
-        return F.interpolate(images, size=self.config.image_shape[1:], mode="nearest")
-
-    def decode(self, z, labels=None, resolution: int | None = None, alpha: float = 1.0) -> torch.Tensor:
-        """Images in [0, 1] of noise z (N, latent), at the stage reached, or at the `resolution` of another, faded in by alpha."""
-        if resolution is None:
-            return super().decode(z, labels)
-        if resolution not in self.resolutions:
-            raise UserError(f"There is no stage of resolution {resolution}: take one of {', '.join(map(str, self.resolutions))}.")
-        before = self.generator.stage, self.generator.alpha
-        try:
-            self.grow(self.resolutions.index(resolution), alpha)
-            return super().decode(z, labels)
-        finally:
-            self.grow(*before)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
+from helpers.models.layers import pixels
+from helpers.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class ClassifierConfig:
     shift: int = 2  # pixels by which training images are moved at random, in each direction
 
 
-class Classifier(nn.Module):
+class Classifier(Model):
     """Three convolutional stages, the mean over positions, a linear layer: images (N, C, H, W) to logits (N, classes).
 
     Images are uint8, or floats in [0, 1]. `features` is what the linear layer reads. A classifier that has only ever seen
@@ -27,11 +29,13 @@ class Classifier(nn.Module):
     2019). Its record says how many of either it still accepts.
     """
 
+    Config = ClassifierConfig
+    measures, draws = ("reading",), False
+
     def __init__(self, config: ClassifierConfig):
-        super().__init__()
+        super().__init__(config)
         if config.parts != 1:
             raise UserError("A classifier reads one image at a time: train it on mnist rather than on pairs.")
-        self.config = config
         width = config.width
         stages, channels = [], config.image_shape[0]
         for out in (width, 2 * width, 4 * width):
@@ -42,23 +46,22 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(channels, config.classes))
 
     def features(self, images) -> torch.Tensor:
-        """(N, 4 * width) features of images; UserError where the images are not of the trained shape."""
-        if images.ndim != 4 or tuple(images.shape[1:]) != tuple(self.config.image_shape):
-            expected = ", ".join(map(str, self.config.image_shape))
-            raise UserError(f"Images of shape {tuple(images.shape)} were given: this classifier takes (N, {expected}).")
-        x = images / 255 if images.dtype == torch.uint8 else images
-        return self.stages(x.to(self.head[1].weight.dtype)).mean(dim=(2, 3))
+        """(N, 4 * width) features of images; UserError where they are no images, or not of the trained shape."""
+        return self._features(pixels(self, images))
 
     def forward(self, images) -> torch.Tensor:
         return self.head(self.features(images))
 
-    def loss(self, images, labels) -> dict[str, torch.Tensor]:
+    def _features(self, x):
+        return self.stages(x).mean(dim=(2, 3))
+
+    def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """Mean cross entropy in nats, that of broken images with all classes equally likely, and the error rate."""
-        images = images / 255 if images.dtype == torch.uint8 else images
+        images = pixels(self, images)
         wrecks = broken(images, labels)
         if self.training and self.config.shift:
             images = shifted(images, self.config.shift)
-        logits, unsure = self(torch.cat([images, wrecks])).split([len(images), len(wrecks)])
+        logits, unsure = self.head(self._features(torch.cat([images, wrecks]))).split([len(images), len(wrecks)])
         cross_entropy = F.cross_entropy(logits, labels)
         doubt = (unsure.logsumexp(1) - unsure.mean(1)).mean()
         error = (logits.argmax(1) != labels).float().mean()

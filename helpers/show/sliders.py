@@ -14,7 +14,9 @@ import torch
 from IPython.display import display
 from PIL import Image, ImageDraw
 
-from helpers import UserError, plots
+from helpers import UserError
+from helpers.models.layers import unit
+from helpers.show import plots
 from helpers.training import aside
 
 
@@ -156,9 +158,9 @@ def growth(model, n: int = 8, seed: int = 0) -> Explorer:
 def interpolation(model, first, second) -> Explorer:
     """From image `first` to image `second`, (C, H, W) each: through the latent space, and pixel by pixel beside it."""
     ends = torch.stack([first, second])
-    with aside():  # a VAE of binary images draws them at random
+    with aside():
         latents = model.encode(ends)
-    pixels = (ends / 255 if ends.dtype == torch.uint8 else ends).to(latents.dtype)
+    pixels = unit(ends, latents.dtype)
 
     def draw(model, position):
         mixed = model.decode(slerp(latents[:1], latents[1:], position))
@@ -173,7 +175,7 @@ def between(models: dict, images) -> Explorer:
     """Between any two of `images` (N, C, H, W), by each of `models`, name -> model: along the chord and along the arc."""
     with aside():
         latents = {name: model.encode(images) for name, model in models.items()}
-    pixels = (images / 255 if images.dtype == torch.uint8 else images).float()
+    pixels = unit(images)
 
     def draw(models, first, second, position):
         strip = [pixels[first]]
@@ -197,10 +199,9 @@ def plane(model, images, labels, classes) -> Explorer:
         codes = model.encode(images).float().cpu()
     low, high = ([math.floor(10 * value) / 10 for value in ends.tolist()] for ends in (codes.amin(0), codes.amax(0) + 0.1))
     background, place = plots.scatter_map(codes, labels.cpu(), classes)
-    parameter = next(model.parameters())
 
     def draw(model, horizontal, vertical):
-        z = torch.tensor([[horizontal, vertical]], dtype=parameter.dtype, device=parameter.device)
+        z = torch.tensor([[horizontal, vertical]], dtype=model.dtype, device=model.device)
         image = plots.grid(model.decode(z), scale=background.height // images.shape[2] - 1).convert("RGB")
         canvas = Image.new("RGB", (background.width + image.width, background.height), "white")
         canvas.paste(background)
@@ -245,7 +246,7 @@ def dimensions(model, images, order, names=None, reach: float = 3.0) -> Explorer
             raise UserError(f"There is no latent {k}: this model's are 0 to {model.latent_dim - 1}.")
     with aside():
         codes = model.encode(images)
-    pixels = (images / 255 if images.dtype == torch.uint8 else images).to(codes.dtype)
+    pixels = unit(images, codes.dtype)
 
     def draw(model, image, **steps):
         moved = codes[image].clone()
@@ -272,7 +273,7 @@ def rate_distortion(models: dict, images, points: dict, n: int = 6, seed: int = 
     background, place = plots.curve_map(points, "rate: KL, nats an image", "distortion: reconstruction, nats an image")
     with aside():
         codes = {label: model.encode(images[:n]) for label, model in models.items()}
-    pixels = (images[:n] / 255 if images.dtype == torch.uint8 else images[:n]).to(noise.dtype)
+    pixels = unit(images[:n], noise.dtype)
 
     def draw(models, beta):
         label = labels[beta]
@@ -314,6 +315,5 @@ def _scale(images):
 
 
 def _noise(model, n, seed):
-    parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, model.latent_dim, generator=generator, dtype=parameter.dtype).to(parameter.device)
+    return torch.randn(n, model.latent_dim, generator=generator, dtype=model.dtype).to(model.device)

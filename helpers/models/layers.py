@@ -8,21 +8,44 @@ from torch import nn
 from helpers import UserError
 
 
+def check_values(images) -> None:
+    """UserError unless images are uint8, or float32 or float64 in [0, 1]."""
+    if images.dtype == torch.uint8:
+        return
+    if images.dtype not in (torch.float32, torch.float64):  # half precision can't tell 256 levels apart
+        raise UserError(f"Images of {images.dtype} were given: they must be uint8, or float32 or float64 in [0, 1].")
+    if not ((images >= 0) & (images <= 1)).all():  # a NaN fails too
+        raise UserError("Float images must lie in [0, 1] without NaN: divide 8-bit values by 255.")
+
+
 def check_images(images, shape) -> None:
     """UserError unless images are (N, *shape), uint8 or float32 or float64 in [0, 1]."""
     if images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape):
         raise UserError(f"Images of shape {tuple(images.shape)} were given: this model takes (N, {', '.join(map(str, shape))}).")
-    if images.dtype != torch.uint8:
-        if images.dtype not in (torch.float32, torch.float64):  # half precision can't tell 256 levels apart
-            raise UserError(f"Images of {images.dtype} were given: they must be uint8, or float32 or float64 in [0, 1].")
-        if not ((images >= 0) & (images <= 1)).all():  # a NaN fails too
-            raise UserError("Float images must lie in [0, 1] without NaN: divide 8-bit values by 255.")
+    check_values(images)
+
+
+def unit(images, dtype=torch.float32):
+    """Images of any shape as floats in [0, 1]. UserError for what is neither 8-bit nor in [0, 1]."""
+    check_values(images)
+    return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
+
+
+def levels(images):
+    """Images of any shape as uint8: a float in [0, 1] is put into its bin of 256. UserError for what is neither."""
+    check_values(images)
+    return images if images.dtype == torch.uint8 else (images * 256).floor().clamp(max=255).to(torch.uint8)
 
 
 def pixels(model, images):
     """The images as floats in [0, 1], in the model's precision. UserError for what is no image of this model."""
     check_images(images, model.config.image_shape)
     return images.to(model.dtype) / 255 if images.dtype == torch.uint8 else images.to(model.dtype)
+
+
+def at_once(device, cpu: int = 100) -> int:
+    """How many images to send through a network at a time where nothing is learned: few enough for a processor's cache, many for a GPU."""
+    return cpu if torch.device(device).type == "cpu" else 1_000
 
 
 def check_labels(model, labels, n) -> None:
@@ -53,9 +76,8 @@ def prior_noise(model, n: int, temperature: float) -> torch.Tensor:
         raise UserError(f"{n} samples were asked for: ask for at least 1.")
     if not 0 <= temperature < math.inf:
         raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
-    parameter = next(model.parameters())
     # drawn on the processor: one seed, one picture, on any device
-    return temperature * torch.randn(n, model.latent_dim, dtype=parameter.dtype).to(parameter.device)
+    return temperature * torch.randn(n, model.latent_dim, dtype=model.dtype).to(model.device)
 
 
 class ChannelNorm(nn.Module):

@@ -7,6 +7,7 @@ know of each image. Nothing here looks at a model.
 import torch
 
 from helpers import UserError
+from helpers.models.layers import unit
 
 BINS = 20  # of equal count, into which a latent is cut
 CARRIES = 0.1  # nats: a latent whose KL is below this stands for nothing, whatever its mean does
@@ -73,7 +74,7 @@ def attributes(images, names=tuple(ATTRIBUTES)) -> dict[str, torch.Tensor]:
             raise UserError(f"There is no attribute {name!r}: take some of {', '.join(ATTRIBUTES)}.")
     if images.ndim != 4 or images.shape[1] != 1:
         raise UserError(f"Images of shape {tuple(images.shape)} were given: strokes have attributes on grey images, (N, 1, H, W).")
-    ink = images[:, 0].double() / (255 if images.dtype == torch.uint8 else 1)
+    ink = unit(images[:, 0], torch.double)
     empty = (ink.sum((1, 2)) == 0).nonzero()
     if len(empty):
         raise UserError(f"Image {int(empty[0])} is black: without ink there is no {', '.join(names)}.")
@@ -125,8 +126,8 @@ def mutual_information(bins, factor) -> torch.Tensor:
 def mutual_information_gap(codes, factors) -> float:
     """How far the best latent is ahead of the second for each factor, in parts of the factor's entropy; the mean of the factors.
 
-    (Chen et al. 2018, equation 5, with the latents cut into bins.) 1 where each factor has a latent of its own, 0 where each
-    is spread over several. codes: (N, D); factors: whole numbers (N, K).
+    (Chen et al. 2018, equation 5, with the latents cut into bins.) Near 1 where each factor has a latent of its own, see
+    `gap_ceiling`; 0 where each is spread over several. codes: (N, D); factors: whole numbers (N, K).
     """
     check_factors(codes, factors)
     bins, gaps = quantile_bins(codes), []
@@ -134,6 +135,15 @@ def mutual_information_gap(codes, factors) -> float:
         first, second = torch.stack([mutual_information(column, factor) for column in bins.T]).topk(2).values
         gaps.append((first - second) / entropy(torch.bincount(factor)))
     return torch.stack(gaps).mean().item()
+
+
+def gap_ceiling(factors, seed: int = 0) -> float:
+    """The gap of perfect latents: each is one factor, spread evenly over half of the way to its next value.
+
+    Not 1: a bin of equal count can reach over the border between two values, and a finite table shows some information by chance.
+    """
+    noise = torch.rand(factors.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    return mutual_information_gap(factors + 0.5 * noise.to(factors.device), factors)
 
 
 def factor_vae_score(codes, factors, votes: int = 800, batch: int = 64, seed: int = 0) -> float:

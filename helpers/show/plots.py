@@ -12,16 +12,23 @@ import torch
 from IPython.display import HTML, display
 from PIL import Image, ImageDraw
 
+from helpers.models.layers import levels
+
 SCALE = 2  # screen pixels an image pixel
 GAP = 2  # screen pixels between images
 HEADLINE = "application/vnd.image-generative-models.headline+json"  # how a notebook hands its numbers to `make run`
 
 
+ROUNDING = 1e-3  # by which floats may miss [0, 1] and still be images
+
+
 def to_uint8(images) -> np.ndarray:
-    """(N, C, H, W), uint8 or floats in [0, 1], as uint8 (N, H, W, C); a float is put into its bin of 256."""
-    if images.dtype != torch.uint8:
-        images = (images.detach().float() * 256).floor().clamp(0, 255).to(torch.uint8)
-    return images.cpu().permute(0, 2, 3, 1).numpy()
+    """(N, C, H, W), uint8 or floats in [0, 1], as uint8 (N, H, W, C); a float is put into its bin of 256. UserError for what is neither."""
+    images = images.detach()
+    if images.is_floating_point():
+        images = images.float()
+        images = torch.where((images - 0.5).abs() < 0.5 + ROUNDING, images.clamp(0, 1), images)
+    return levels(images).cpu().permute(0, 2, 3, 1).numpy()
 
 
 def grid(images, columns: int | None = None, scale: int = SCALE) -> Image.Image:
@@ -172,7 +179,7 @@ def headline(dataset: str, **metrics) -> None:
     display({HEADLINE: {"dataset": dataset} | metrics, "text/plain": text}, raw=True)
 
 
-IMGS = Path(__file__).resolve().parent.parent / "imgs"  # for README and REPORT
+IMGS = Path(__file__).resolve().parents[2] / "imgs"  # for README and REPORT
 
 
 def save(figure, name: str) -> None:

@@ -1,0 +1,1 @@
+"""What is looked at: plots.py, pictures and tables; sliders.py, explorers."""

@@ -1,0 +1,128 @@
+"""What is looked at while a model is trained: the bar, sums of losses, validation, alarms, checkpoints."""
+
+import math
+import os
+import time
+
+import torch
+from tqdm.auto import tqdm
+
+from helpers import UserError
+from helpers.training.checkpoints import aside
+
+CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 30))  # what a killed run can lose at most
+CHECK_STEPS = 10  # between looks at the losses: each look makes the processor wait for the device
+LOOKS = 20  # in a row at which a training looks lost before anybody is told
+
+
+class NonFiniteLoss(UserError):
+    """A loss became infinite or NaN."""
+
+
+class Reporter:
+    """Stands beside the loop: `after_step` takes the terms of each step and does what is due. Closed, its clock has stopped."""
+
+    def __init__(self, run, checkpoint=None, on_report=None, progress: bool = True):
+        self.run, self.on_report = run, on_report
+        self.checkpoint = checkpoint if run.team.first else None
+        self.progress = progress and run.team.first
+        self.pending = []  # terms that are still on the device
+        self.started = self.saved = time.perf_counter()
+        self.stopped = None
+        self.bar = tqdm(total=run.total_steps, initial=run.state.step, disable=not self.progress, unit="step", mininterval=0.5)
+
+    def __enter__(self):
+        if self.on_report and self.run.state.step == 0 and self.run.team.first:
+            with aside(self.run.config.seed, self.run.model):
+                self.on_report(self.run.model, 0)
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+        self.stopped = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Of training, those of an earlier process included."""
+        return self.run.state.seconds + (self.stopped or time.perf_counter()) - self.started
+
+    def after_step(self, terms: dict) -> None:
+        self.pending.append(terms)
+        step, each, per_epoch = self.run.state.step, self.run.config.reports_per_epoch, self.run.steps_per_epoch
+        due = step * each // per_epoch > (step - 1) * each // per_epoch
+        if not due and len(self.pending) < CHECK_STEPS:
+            return
+        means = self.collect()
+        self.tell(means)
+        if due:
+            self.report()
+        if self.checkpoint and (due or time.perf_counter() - self.saved > CHECKPOINT_SECONDS):
+            self.checkpoint.save(self.run.state.state_dict() | {"seconds": self.seconds()})
+            self.saved = time.perf_counter()
+
+    def collect(self) -> dict[str, float]:
+        """Fetch the terms of the last steps, add them to the state's sums, or raise if one is not finite; return their means."""
+        run, state, names = self.run, self.run.state, list(self.pending[0])
+        table = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in self.pending])
+        table, self.pending = run.team.average(table).double().cpu(), []
+        if not table.isfinite().all():
+            row = int((~table.isfinite()).any(dim=1).nonzero()[0])
+            broken = [name for name, value in zip(names, table[row].tolist(), strict=True) if not math.isfinite(value)]
+            kept = (
+                f"the last good checkpoint is {self.checkpoint.path}"
+                if self.checkpoint and self.checkpoint.exists()
+                else "there is no checkpoint yet"
+            )
+            raise NonFiniteLoss(
+                f"At step {state.step - len(table) + row + 1} the loss stopped being finite ({', '.join(broken)}); {kept}: "
+                "lower the learning rate or the clipping norm, or use precision float32."
+            )
+        for name, total, least in zip(names, table.sum(dim=0).tolist(), table.amin(dim=0).tolist(), strict=True):
+            state.sums[name] = state.sums.get(name, 0.0) + total
+            state.lowest[name] = min(least, state.lowest.get(name, math.inf))
+        self.bar.update(len(table))
+        return dict(zip(names, table.mean(dim=0).tolist(), strict=True))
+
+    def tell(self, means: dict[str, float]) -> None:
+        """The bar's numbers, and an alarm once the training has looked lost for LOOKS looks in a row."""
+        run, state = self.run, self.run.state
+        numbers = ", ".join(f"{name.replace('_', ' ')} {means[name]:.3f}" for name in run.model.watched)
+        self.bar.set_postfix_str(f"epoch {math.ceil(state.step / run.steps_per_epoch)}/{run.config.epochs}, {numbers}", refresh=False)
+        message = run.model.alarm(means)
+        state.looks = state.looks + 1 if message else 0
+        if state.looks == LOOKS:
+            state.alarms.append({"step": state.step, "what": message})
+            if run.team.first:
+                tqdm.write(f"step {state.step}: {message}")
+
+    def report(self) -> None:
+        """A row of the record: means of the training's terms since the last report, and the validation's."""
+        run, state, watched = self.run, self.run.state, self.run.model.watched
+        row = {"epoch": round(state.step / run.steps_per_epoch, 2), "step": state.step}
+        row |= {f"train_{name}": total / (state.step - state.reported) for name, total in state.sums.items()}
+        if len(run.players) > 1:
+            row |= {f"lowest_{name}": state.lowest[name] for name in watched}
+        state.sums, state.lowest, state.reported = {}, {}, state.step
+        if not run.team.first:
+            return
+        state.swap()
+        with aside(run.config.seed, run.model):
+            row |= {f"validation_{name}": value for name, value in validate(run.model, run.dataset, run.config).items()}
+            row["seconds"] = round(self.seconds(), 1)
+            state.epochs.append(row)
+            if self.on_report:
+                self.on_report(run.model, row["epoch"])
+        state.swap()
+        if self.progress and (run.config.epochs == 1 or row["epoch"] % 1 == 0):  # of a long run one line an epoch
+            numbers = [f"{n.replace('_', ' ')}: train {row['train_' + n]:.4f}, validation {row['validation_' + n]:.4f}" for n in watched]
+            tqdm.write(f"epoch {row['epoch']:g}: {'; '.join(numbers).removeprefix('loss: ')}, {row['seconds']:.0f} s")
+
+
+def validate(model, dataset, config) -> dict[str, float]:
+    """Mean of each term of the loss over the validation images, in float32."""
+    images, labels = (part[: config.validation_images] for part in dataset.part("validation"))
+    totals = {}
+    parts = math.ceil(len(images) / 250)  # of equal size: minibatch statistics need more than one image
+    for batch, batch_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        for name, value in model.loss(batch, batch_labels).items():
+            totals[name] = totals.get(name, 0.0) + value.item() * len(batch)
+    return {name: total / len(images) for name, total in totals.items()}

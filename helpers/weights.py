@@ -1,0 +1,151 @@
+"""Trained models that travel: saved, loaded by a checksum, shipped with the project and with the record of how they came about."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import filelock
+import safetensors.torch
+import torch
+
+from helpers import UserError
+from helpers.recipes import RECIPES
+from helpers.training import write_atomically, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = ROOT / "weights"
+RESULTS = ROOT / "results"
+
+
+def name_of(model) -> str:
+    """The first name in RECIPES of a model's class."""
+    return next(name for name, recipe in RECIPES.items() if recipe.kind is type(model))
+
+
+def save_model(model, path, info: dict) -> None:
+    """Write weights with what is needed to use them again: the model's name, its configuration and `info`."""
+    header = {"model": name_of(model), "config": json.dumps(asdict(model.config)), "info": json.dumps(info)}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    content = safetensors.torch.save(tensors, metadata=header)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def load_model(weights, device="cpu"):
+    """A trained model in evaluation mode and its info: `weights` is a shipped name (see `shipped`) or a file.
+
+    A shipped file is used only if its sha256 is the recorded one. Raises UserError for anything else.
+    """
+    index, path = shipped(), Path(weights)
+    if str(weights) in index:
+        path = WEIGHTS / f"{weights}.safetensors"
+    if not path.is_file():
+        raise UserError(f"There are no weights {str(weights)!r}: take one of {', '.join(index) or '(none shipped yet)'}, or a .safetensors file.")
+    content = path.read_bytes()  # once: what is checked is what is used
+    if str(weights) in index or (path.resolve().parent == WEIGHTS.resolve() and path.stem in index):
+        found = hashlib.sha256(content).hexdigest()
+        if found != index[path.stem]["sha256"]:
+            raise UserError(f"{path} has the sha256 {found}, not the recorded {index[path.stem]['sha256']}: fetch it again.")
+    try:
+        header = metadata(content)
+        kind = RECIPES[header["model"]].kind
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()}
+        model = kind(kind.Config(**settings))
+        model.load_state_dict(safetensors.torch.load(content))
+        info = json.loads(header["info"])
+    except Exception as error:  # a damaged or foreign file can raise nearly anything
+        raise UserError(f"{path} is damaged or not a model of this project ({type(error).__name__}): fetch or train it again.") from None
+    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), info
+
+
+def metadata(content: bytes) -> dict[str, str]:
+    """What is written beside the tensors of a .safetensors file."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size])["__metadata__"]
+
+
+def start_from(model, weights) -> float:
+    """Give `model` the trained `weights` (a shipped name or a file) instead of its random start; return the seconds they cost.
+
+    Where the model's tensor has more input channels than the trained one, as in the networks of a conditional flow, the
+    new channels start at 0; a tensor of another shape keeps its own start. What was taken is not initialised from data
+    any more. UserError where nothing fits.
+    """
+    trained, info = load_model(weights, model.device)
+    found, taken = trained.state_dict(), set()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            source = found.get(name)
+            if source is None or source.ndim != tensor.ndim:
+                continue
+            if source.shape == tensor.shape:
+                tensor.copy_(source)
+            elif source.ndim == 4 and source.shape[1] < tensor.shape[1] and source[:, 0].shape == tensor[:, 0].shape:
+                tensor.zero_()[:, : source.shape[1]] = source
+            else:
+                continue
+            taken.add(name)
+    for prefix, module in model.named_modules():
+        own = {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        if hasattr(module, "started"):
+            module.started = own <= taken
+    if not taken:
+        raise UserError(f"Not one tensor of {weights} fits this model: start from weights of the same family and widths.")
+    if str(weights) in shipped():
+        return shipped()[str(weights)]["seconds"]
+    return info.get("seconds", 0.0) + info.get("seconds_before", 0.0)
+
+
+# -------------------------------------------------------------------------------------------------------- shipped
+
+
+def shipped() -> dict:
+    """Name -> entry (sha256, model, dataset, metrics) of the weights that come with the project."""
+    path = WEIGHTS / "index.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def enter(name: str, entry: dict) -> None:
+    """Put an entry into the index, whoever else is writing to it."""
+    WEIGHTS.mkdir(exist_ok=True)
+    with filelock.FileLock(WEIGHTS / ".index.lock"):
+        write_json(WEIGHTS / "index.json", dict(sorted((shipped() | {name: shipped().get(name, {}) | entry}).items())))
+
+
+def record(name: str) -> dict:
+    """The record of shipped weights: configuration, seed, device, seconds, metrics, losses by epoch."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def ship(folder, name: str) -> None:
+    """Put a finished run into weights/ and results/ under `name`, in half precision, and enter it in the index.
+
+    Its seconds there include those of the weights that it started from.
+    """
+    try:
+        content, record = halved((Path(folder) / "model.safetensors").read_bytes()), (Path(folder) / "result.json").read_bytes()
+    except OSError as error:
+        raise UserError(f"{folder} holds no finished run ({error.strerror}): give the folder of one that `train` has left.") from None
+    result = json.loads(record)
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
+    entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
+    entry["seconds"] += result.get("seconds_before", 0.0)
+    write_atomically(WEIGHTS / f"{name}.safetensors", lambda file: file.write(content))
+    write_atomically(RESULTS / f"{name}.json", lambda file: file.write(record))
+    enter(name, entry)
+
+
+def halved(content: bytes) -> bytes:
+    """A .safetensors file with its float32 tensors in float16: half the size, and read back as float32 of 11 bits."""
+    tensors = {key: value.half() if value.dtype == torch.float32 else value for key, value in safetensors.torch.load(content).items()}
+    broken = [key for key, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{broken[0]} has values beyond the range of half precision (65,504): these weights can't be shipped.")
+    return safetensors.torch.save(tensors, metadata=metadata(content))
+
+
+def keep_metrics(name: str, found: dict) -> None:
+    """Put what was measured of shipped weights into their record and the index, beside or in the place of what was there."""
+    found = shipped()[name]["metrics"] | found
+    write_json(RESULTS / f"{name}.json", record(name) | {"metrics": found})
+    enter(name, {"metrics": found})
