@@ -38,7 +38,7 @@ class Recipe:
         return Recipe(kind or self.kind, **changed, labelled=labelled)
 
 
-SMOKE = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-2, warmup_steps=5, compile=False, train_images=640, validation_images=100)
+SMOKE = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-2, warmup_steps=5, average=0.9, compile=False, train_images=640, validation_images=100)
 
 REALNVP = Recipe(
     RealNVP,

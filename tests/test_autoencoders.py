@@ -210,6 +210,15 @@ def test_bad_input_gets_one_sentence(message):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_the_code_of_an_image_is_that_of_its_grey_values():
+    """Not of a binary copy that is drawn at random: twice the same, and the error is that of the image itself."""
+    model, grey = tiny(likelihood="bernoulli"), (IMAGES / 255).double()
+    assert torch.equal(model.encode(IMAGES), model.encode(IMAGES))
+    torch.testing.assert_close(model.encode(IMAGES), model.posterior(grey)[0])
+    expected = (model.decode(model.posterior(grey)[0]) - grey).square().flatten(1).mean(1)
+    torch.testing.assert_close(measures.reconstruction_error(model, IMAGES), expected.detach())
+
+
 def test_pca_is_the_linear_limit(digits):
     """Against torch's own decomposition, and as an autoencoder: on its training images the least error of its size."""
     sizes = (1, 5, 64)

@@ -68,6 +68,16 @@ def test_perfect_codes():
     assert dis.factor_vae_score(codes, known) == 1
 
 
+def test_the_gap_has_a_ceiling():
+    """Perfect latents without a border in a bin reach 1; spread out they don't, and the ceiling says how far they get."""
+    known = factors()
+    ceiling = dis.gap_ceiling(known)
+    assert ceiling == dis.gap_ceiling(known)
+    noise = torch.rand(known.shape, generator=torch.Generator().manual_seed(7))
+    assert dis.mutual_information_gap(known + 0.3 * noise, known) == pytest.approx(ceiling, abs=0.02)
+    assert dis.gap_ceiling(data.load("sprites").test_factors) == pytest.approx(0.92, abs=0.01)
+
+
 def test_mixed_and_empty_codes():
     known = factors()
     standard = (known - known.float().mean(0)) / known.float().std(0)

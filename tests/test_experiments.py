@@ -45,11 +45,23 @@ def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("== tiny") == 4  # one, then the three that were missing
     assert record["rows"][0] == json.loads(kept)["rows"][0]
     assert {(row["label"], row["seed"]) for row in record["rows"]} == {(label, seed) for label in ("channel", "batch") for seed in (0, 1)}
+    assert {row["metrics"]["split"] for row in record["rows"]} == {"validation"} and record["rows"][0]["metrics"]["n"] == 150
     assert "bits_per_dim_training_mode" in next(row for row in record["rows"] if row["label"] == "batch")["metrics"]
     assert set(experiments.pictures("tiny")) == {f"{label} @ {t}" for label in ("channel", "batch") for t in (1.0, 0.8)}
     mean, spread = experiments.summary(record, ("bits_per_dim",))["channel"]["bits_per_dim"]
     values = [row["metrics"]["bits_per_dim"] for row in record["rows"] if row["label"] == "channel"]
     assert mean == pytest.approx(sum(values) / 2) and spread == pytest.approx(abs(values[0] - values[1]) / 2)
+
+
+def test_a_row_that_was_measured_on_test_images_is_stale(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", (tiny, (0,)))
+    record = experiments.run("tiny", only="channel")
+    record["rows"][0]["metrics"]["split"] = "test"
+    training.write_json(tmp_path / "tiny.json", record)
+    capsys.readouterr()
+    assert experiments.splits(record) == "test" and experiments.splits(experiments.run("tiny", only="channel")) == "validation"
+    assert capsys.readouterr().out.count("== tiny") == 1
 
 
 def test_two_processes_share_an_experiment(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from torch.autograd.functional import jacobian
 
 from helpers import UserError
 from helpers.models.bijections import (
+    NARROWEST,
     AffineCoupling,
     Compose,
     ElementwiseAffine,
@@ -95,6 +96,16 @@ def test_training_starts_standardised():
     torch.manual_seed(1)
     latents, _ = model.flow(model.dequantization(images.double())[0])
     assert latents.mean(0).abs().max() < 1e-6 and (latents.std(0) - 1).abs().max() < 1e-6
+
+
+def test_what_never_changes_starts_with_a_width():
+    """log 0 would end the training before its first step; what has a width is standardised as ever."""
+    affine, x = ElementwiseAffine(2), torch.randn(50, 2)
+    x[:, 0] = 3.0
+    affine.initialize(x)
+    z, log_det = affine(x)
+    assert z.isfinite().all() and log_det.isfinite().all() and affine.log_std[0].exp().item() == pytest.approx(NARROWEST)
+    assert z[:, 1].std().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_elu_is_elu():

@@ -127,6 +127,32 @@ def test_inception_says_what_is_missing(monkeypatch):
             measures.inception_distance(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8))
 
 
+def test_inception_sees_the_bins_that_everybody_sees(monkeypatch):
+    import torchmetrics.image.fid
+
+    seen = []
+
+    class Metric:
+        def __init__(self, **_):
+            pass
+
+        def to(self, device):
+            return self
+
+        def update(self, images, real):
+            seen.append(images)
+
+        def compute(self):
+            return torch.tensor(0.0)
+
+    monkeypatch.setattr(torchmetrics.image.fid, "FrechetInceptionDistance", Metric)
+    images = torch.rand(4, 1, 8, 8)
+    measures.inception_distance(images, images)
+    assert all(torch.equal(one[:, :1], levels(images)) and one.shape[1] == 3 for one in seen)
+    with pytest.raises(UserError, match="uint8"):
+        measures.inception_distance(images.mul(255).int(), images)
+
+
 def test_samples_are_measured_against_real_images(judge, digits, monkeypatch):
     """A stand-in that draws training images is as good as the floor, and noise is far away; without a judge nothing is said."""
     monkeypatch.setattr(measures.samples, "judge", lambda dataset: judge)

@@ -13,9 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from helpers import UserError, data, recipes, training, weights
+from helpers import UserError, data, measures, recipes, training, weights
 from helpers.models.flows import RealNVP
-from helpers.training import checkpoints
+from helpers.training import checkpoints, reports
 
 
 def tensors_of(folder):
@@ -143,6 +143,89 @@ def test_a_checkpoint_of_another_configuration(digits, smoke, tmp_path):
     for other in (replace(config, learning_rate=1.0), replace(config, epochs=9)):
         with pytest.raises(UserError, match=r"another configuration \(train_config\.(learning_rate: 0.01|epochs: 1) there"):
             training.fit(model, digits, other, tmp_path, resume=True, progress=False)
+
+
+def test_a_checkpoint_of_other_data_of_the_same_name(digits, smoke, tmp_path):
+    """As many images, one pixel of one of them another: it is told, and the checkpoint is as it was."""
+    model, config = smoke
+    training.fit(model, digits, config, tmp_path, progress=False)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    changed = digits.train_images.clone()
+    changed[5, 0, 0, 0] ^= 1
+    for other in (replace(digits, train_images=changed), digits.head(validation=20), replace(digits, train_labels=digits.train_labels.flip(0))):
+        with pytest.raises(UserError, match=r"another configuration \(data: \w+ there, \w+ now\)"):
+            training.fit(model, other, config, tmp_path, resume=True, progress=False)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["precision", "device"])
+def test_a_checkpoint_of_another_precision_or_device(digits, smoke, tmp_path, what):
+    """`auto` means something else on another machine: numbers rounded in two ways are no uninterrupted run."""
+    model, config = smoke
+    training.fit(model, digits, config, tmp_path, progress=False)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["identity"][what] = "another"
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=rf"another configuration \({what}: another there"):
+        training.fit(model, digits, config, tmp_path, resume=True, progress=False)
+
+
+def test_what_killed_writes_left_is_swept(digits, smoke, tmp_path):
+    model, config = smoke
+    left = [tmp_path / f".{name}.x1{checkpoints.PARTIAL}" for name in ("checkpoint.pt", "model.safetensors")]
+    for path in left:
+        path.touch()
+    training.fit(model, digits, config, tmp_path, progress=False)
+    assert not any(path.exists() for path in left)
+    old, young = (tmp_path / f".record.json.{age}{checkpoints.PARTIAL}" for age in ("old", "young"))
+    for path in (old, young):  # where folders are shared, another process may be writing right now
+        path.touch()
+    os.utime(old, (1, 1))
+    training.write_json(tmp_path / "record.json", {})
+    assert not old.exists() and young.exists()
+
+
+# ---- averages and compiled code
+
+
+def test_the_average_is_what_is_seen_and_kept(digits, smoke):
+    """By hand: the mean that moves by d = min(decay, (1 + step) / (10 + step)) from the first weights on; training itself knows nothing of it."""
+    model, config = smoke
+    config = replace(config, average=0.8, reports_per_epoch=5)  # a report after each step
+    plain, _ = recipes.recipe("realnvp", "smoke", digits, train_images=160, epochs=1)
+    weights_of, seen = [], []
+    training.fit(plain, digits, replace(config, average=0.0), on_report=lambda m, _: weights_of.append(state(m)), progress=False)
+    record = training.fit(model, digits, config, on_report=lambda m, _: seen.append(state(m)), progress=False)
+    mean = weights_of[0]
+    for step, (now, found) in enumerate(zip(weights_of[1:], seen[1:], strict=True)):
+        mean = torch.lerp(mean, now, 1 - min(0.8, (1 + step) / (10 + step)))
+        torch.testing.assert_close(found, mean)
+    assert torch.equal(state(model), seen[-1]) and not torch.equal(state(model), state(plain))
+    with training.aside(config.seed, model.eval()):  # and validation is of the average
+        expected = reports.validate(model, digits, config)["loss"]
+    assert record["epochs"][-1]["validation_loss"] == pytest.approx(expected)
+    for decay in (-0.1, 1.0):
+        with pytest.raises(UserError, match="running average of decay"):
+            training.fit(model, digits, replace(config, average=decay), progress=False)
+
+
+def test_a_model_does_not_stay_compiled(digits, smoke):
+    """Compiled code is of one batch size: a sample of another would wait for the compiler. Neither training nor measuring leaves any behind."""
+    model, config = smoke
+    called = []
+    for region in model.regions():
+        region.compile = lambda region=region, **_: setattr(region, "_compiled_call_impl", lambda *x: (called.append(1), region._call_impl(*x))[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("helpers.training.devices.compiler_works", lambda device: True)
+        assert training.fit(model, digits, replace(config, compile=True), progress=False)["compiled"] and called
+        assert all(region._compiled_call_impl is None for region in model.regions())
+        called.clear()
+        measures.nll(model.eval(), digits.test_images[:4], 2, compile=True)
+        assert called and all(region._compiled_call_impl is None for region in model.regions())
+    called.clear()
+    model.sample(3)
+    model.log_prob(digits.test_images[:2])
+    assert not called
 
 
 def test_a_checkpoint_that_only_one_process_sees(digits, smoke, tmp_path, monkeypatch):
@@ -273,6 +356,30 @@ def test_shipped_weights_are_checked(saved, tmp_path, monkeypatch):
     for name in ("mine", path):
         with pytest.raises(UserError, match="sha256 .* not the recorded"):
             weights.load_model(name)
+
+
+def test_what_was_checked_is_what_is_used(saved, monkeypatch):
+    """The file is read once: whoever changes it afterwards changes nothing."""
+    model, path = saved
+    content = path.read_bytes()
+    path.write_bytes(b"something else")
+    monkeypatch.setattr(type(path), "read_bytes", lambda self: content)
+    assert torch.equal(state(weights.load_model(path)[0]), state(model))
+
+
+def test_many_write_to_the_index_at_once(tmp_path):
+    """Each reads, changes and writes it: nobody's entry gets lost."""
+    script = f"""
+import sys
+from pathlib import Path
+from helpers import weights
+weights.WEIGHTS = Path({str(tmp_path)!r})
+for i in range(20):
+    weights.enter(f"{{sys.argv[1]}}-{{i}}", {{"metrics": {{}}}})
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", script, name]) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert len(json.loads((tmp_path / "index.json").read_text())) == 60
 
 
 def test_half_precision_keeps_what_fits_and_says_what_does_not(saved):
