@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jinja2
 
-from helpers import UserError, experiments, weights
-from helpers.measures.disentanglement import CARRIES
+from helpers import UserError, data, experiments, weights
+from helpers.measures.disentanglement import CARRIES, gap_ceiling
 from helpers.recipes import RECIPES
 from helpers.training import write_atomically
 
@@ -116,6 +116,11 @@ def half(metric: str, digits: int) -> str:
     return f"{max(found):.{digits}f}"
 
 
+def ceiling() -> float:
+    """How far the mutual information gap of the sprites can go."""
+    return gap_ceiling(data.load("sprites").test_factors)
+
+
 def rows(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
 
@@ -173,7 +178,7 @@ def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     names = {
         f.__name__: f
-        for f in (w, x, percent, minutes, ratio, change, times_less, lowest, each, span, shared, carrying, measured, half, table, models)
+        for f in (w, x, percent, minutes, ratio, change, times_less, lowest, each, span, shared, carrying, measured, half, ceiling, table, models)
     }
     bench = json.loads((weights.RESULTS / "bench.json").read_text())
     values = {"shipped": weights.shipped(), "bench": bench, "load": experiments.load, "record": weights.record}

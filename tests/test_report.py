@@ -60,6 +60,6 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
         f"explains {100 * weights.shipped()['betavae-mnist']['metrics']['explained_slant']:.0f} % of a digit's slant",
         f"{report.percent('cgan-mnist', 'control_accuracy')} of digits are read as the class asked for",
         f"Fréchet distance of its samples {w('cgan-mnist', 'frechet_distance')}",
-        f"{floors} times that of two sets of real digits, after {minutes('cgan-mnist')}",
+        f"{floors} times that of real digits, after {minutes('cgan-mnist')}",
     ):
         assert said in text, said
