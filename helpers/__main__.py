@@ -19,7 +19,7 @@ def run_folder(model, dataset, profile, seed) -> Path:
 
 
 def describe(metrics) -> str:
-    return ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in measures.items())
+    return ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items())
 
 
 def train(args):

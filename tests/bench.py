@@ -43,13 +43,11 @@ def plain_way(config, device):
     return step
 
 
-def our_way(config, device):
-    model, _ = recipes.recipe("realnvp", "quick", data.load("mnist"))
+def our_way(model, config, device):
     model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     images = data.load("mnist", device=device).train_images
-    compiled, precision = training.compile_model(model), training.pick_precision(device)
-    print(f"ours: compiled {compiled}, {precision}")
+    precision = training.pick_precision(device)
 
     def step():
         batch = images[torch.randint(len(images), (config.batch_size,), device=device)]
@@ -74,14 +72,16 @@ def images_per_second(step, config, device):
 
 def main():
     device = training.pick_device()
-    _, config = recipes.recipe("realnvp", "quick", data.load("mnist"))
-    ways = {"plain": plain_way(config, device), "ours": our_way(config, device)}
-    for way in ways.values():  # compiles and warms up
-        images_per_second(way, config, device)
+    model, config = recipes.recipe("realnvp", "quick", data.load("mnist"))
+    ways = {"plain": plain_way(config, device), "ours": our_way(model, config, device)}
     speeds = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            speeds[name].append(images_per_second(way, config, device))
+    with training.compiled(model) as compiled:
+        print(f"ours: compiled {compiled}, {training.pick_precision(device)}")
+        for way in ways.values():  # compiles and warms up
+            images_per_second(way, config, device)
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                speeds[name].append(images_per_second(way, config, device))
     ratios = [ours / plain for ours, plain in zip(speeds["ours"], speeds["plain"], strict=True)]
     result = {
         "what": "training images per second, RealNVP of the quick profile on MNIST",

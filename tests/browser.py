@@ -7,6 +7,7 @@ and a picture of one explorer in imgs/sliders.png.
 
 import base64
 import io
+import json
 import os
 import shutil
 import socket
@@ -181,7 +182,7 @@ def test_every_slider_of(name, lab, page):
     print(f"{name}: {explorers.count()} explorers, {said}")
     if os.environ.get("RECORD"):
         path = weights.RESULTS / "browser.json"
-        record = training.json.loads(path.read_text()) if path.exists() else {"what": "milliseconds from a key to the new picture in Chromium"}
+        record = json.loads(path.read_text()) if path.exists() else {"what": "milliseconds from a key to the new picture in Chromium"}
         found = {"explorers": explorers.count(), "moves": len(waits), "median": round(median), "most": round(max(waits))}
         if name.startswith("04"):  # for the README: mostly the first of the two classes
             explorers.nth(1).locator(".noUi-handle").nth(2).focus()

@@ -2,7 +2,6 @@
 
 import builtins
 import errno
-import hashlib
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from helpers import UserError, data, measures, recipes, training, weights
+from helpers import UserError, data, measures, recipes, training
 from helpers.models.flows import RealNVP
 from helpers.training import checkpoints, reports
 
@@ -68,6 +67,7 @@ def test_killed_twenty_times_and_resumed_ends_bit_equal(model, epochs, tmp_path)
 import os, random, signal, sys, time
 from pathlib import Path
 import sklearn.datasets, torch._dynamo  # the second is what torch's optimizers import when the first is made
+from helpers import __main__ as cli
 
 def start(*options):  # a fork of a process that has imported what takes seconds, and used none of it
     child = os.fork()
@@ -104,6 +104,7 @@ def test_two_runs_in_one_folder(digits, smoke, tmp_path):
     """The second is told, whichever process it is of, and the first goes on."""
     model, config = smoke
     script = f"""
+from helpers import training
 with training.claimed({str(tmp_path)!r}):
     print("mine", flush=True)
     input()
@@ -311,101 +312,6 @@ def test_torch_save_on_a_really_full_disk(tmp_path, monkeypatch):
         training.write_atomically(tmp_path / "checkpoint.pt", lambda file: torch.save({"x": torch.zeros(100_000)}, file))
     monkeypatch.setattr(checkpoints.os, "fdopen", real)
     assert os.listdir(tmp_path) == []
-
-
-# ---- weights
-
-
-@pytest.fixture
-def saved(smoke, tmp_path):
-    model, _ = smoke
-    path = tmp_path / "mine.safetensors"
-    weights.save_model(model, path, {"dataset": "digits"})
-    return model, path
-
-
-def test_weights_come_back(saved):
-    model, path = saved
-    back, info = weights.load_model(path)
-    assert torch.equal(state(model), state(back)) and back.config == model.config and info == {"dataset": "digits"}
-    torch.manual_seed(0)
-    first = model.sample(2)
-    torch.manual_seed(0)
-    torch.testing.assert_close(back.sample(2), first)
-
-
-def test_weights_that_are_damaged_or_unknown(saved):
-    _, path = saved
-    whole = path.read_bytes()
-    for broken in (whole[:200], b"PK\x03\x04 a pickle", b""):
-        path.write_bytes(broken)
-        with pytest.raises(UserError, match="damaged or not a model of this project"):
-            weights.load_model(path)
-    with pytest.raises(UserError, match="no weights 'realnvp-mnits'.*realnvp-mnist"):
-        weights.load_model("realnvp-mnits")
-
-
-def test_shipped_weights_are_checked(saved, tmp_path, monkeypatch):
-    _, path = saved
-    monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
-    training.write_json(tmp_path / "index.json", {"mine": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}})
-    weights.load_model("mine")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    for name in ("mine", path):
-        with pytest.raises(UserError, match="sha256 .* not the recorded"):
-            weights.load_model(name)
-
-
-def test_what_was_checked_is_what_is_used(saved, monkeypatch):
-    """The file is read once: whoever changes it afterwards changes nothing."""
-    model, path = saved
-    content = path.read_bytes()
-    path.write_bytes(b"something else")
-    monkeypatch.setattr(type(path), "read_bytes", lambda self: content)
-    assert torch.equal(state(weights.load_model(path)[0]), state(model))
-
-
-def test_many_write_to_the_index_at_once(tmp_path):
-    """Each reads, changes and writes it: nobody's entry gets lost."""
-    script = f"""
-import sys
-from pathlib import Path
-from helpers import weights
-weights.WEIGHTS = Path({str(tmp_path)!r})
-for i in range(20):
-    weights.enter(f"{{sys.argv[1]}}-{{i}}", {{"metrics": {{}}}})
-"""
-    writers = [subprocess.Popen([sys.executable, "-c", script, name]) for name in "abc"]
-    assert [writer.wait() for writer in writers] == [0, 0, 0]
-    assert len(json.loads((tmp_path / "index.json").read_text())) == 60
-
-
-def test_half_precision_keeps_what_fits_and_says_what_does_not(saved):
-    _, path = saved
-    content = path.read_bytes()
-    halved = weights.halved(content)
-    path.write_bytes(halved)
-    (model, info), before = weights.load_model(path), safetensors.torch.load(content)
-    assert info["dataset"] and all(p.dtype == torch.float32 for p in model.parameters())
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, before[name], rtol=1e-3, atol=1e-7)
-    huge = safetensors.torch.save({"w": torch.tensor([1e5])}, metadata={"model": "x"})
-    with pytest.raises(UserError, match="w has values beyond the range of half precision"):
-        weights.halved(huge)
-
-
-def test_every_shipped_file_is_in_order():
-    """Index, weights and record agree; the metrics themselves are measured again by `evaluate`."""
-    for name, entry in weights.shipped().items():
-        model, info = weights.load_model(name)
-        record = json.loads((weights.ROOT / entry["record"]).read_text())
-        assert training.count_parameters(model) == entry["parameters"] == record["parameters"]
-        assert entry["metrics"] == record["metrics"] and info["dataset"] == entry["dataset"]
-        assert (weights.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8 * 2**20
-        assert record["epochs"] and record["seconds"] > 0 and record["device"]
-    assert set(weights.shipped()) == {path.stem for path in weights.WEIGHTS.glob("*.safetensors")}
 
 
 # ---- names
