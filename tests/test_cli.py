@@ -260,8 +260,8 @@ def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("experiment", "stairs"), "no experiment 'stairs'.*ladder.*temperature"),
-        (("experiment", "ladder", "--only", "rung 5"), "no row 'rung 5' in ladder.*basic; .*squeeze first"),
+        (("experiment", "stairs"), "no experiment 'stairs'.*pieces.*temperature"),
+        (("experiment", "pieces", "--only", "wings"), "no row 'wings' in pieces.*as it is; .*uniform noise"),
         (("train", "classifier", "--dataset", "nothing"), "no data set 'nothing'"),
     ],
 )

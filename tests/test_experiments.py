@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from helpers import UserError, experiments, training, weights
-from helpers.experiments.ladder import LadderConfig
+from helpers.experiments.variants import VariantConfig
 from helpers.models.autoencoders import AutoencoderConfig, VAEConfig
 from helpers.models.gans import GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.training import TrainConfig
 
-TINY = LadderConfig((1, 8, 8), couplings=(1, 1), width=(4, 4), blocks=1, dequantization_couplings=0)
+TINY = VariantConfig((1, 8, 8), couplings=(1, 1), width=(4, 4), blocks=1, dequantization_couplings=0)
 TRAIN = TrainConfig(epochs=1, batch_size=32, train_images=96, compile=False, validation_images=50)
 
 
@@ -157,5 +157,5 @@ def test_the_inside_of_the_box_is_told_from_the_outside():
 
 def test_a_missing_record_says_how_to_make_it(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "RESULTS", tmp_path)
-    with pytest.raises(UserError, match=r"no record ladder.json.*helpers experiment ladder"):
-        experiments.load("ladder")
+    with pytest.raises(UserError, match=r"no record pieces.json.*helpers experiment pieces"):
+        experiments.load("pieces")

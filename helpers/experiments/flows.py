@@ -1,87 +1,74 @@
 """The comparisons of notebook 01: flows."""
 
 import json
+import math
+import zlib
 from dataclasses import replace
 
 import torch
 
 from helpers import data, measures, training, weights
-from helpers.experiments.ladder import FlatConfig, LadderConfig
 from helpers.experiments.row import BUDGET, SEEDS, Row
+from helpers.experiments.variants import FlatConfig, VariantConfig
 from helpers.training import TrainConfig
 
-# ------------------------------------------------------------------------------------------------------ the ladder
+# --------------------------------------------------------------------------------------------- one piece exchanged
 
-BASIC = LadderConfig(
-    checkerboard=4, couplings=(4,), width=(16,), blocks=1, network="plain", norm="none", mixing="reverse",
-    learned_range=False, learned_base=False, dequantization_couplings=0,
-)  # fmt: skip
-CONSTANT = replace(BUDGET, schedule="constant")
+BASE = VariantConfig(couplings=(4, 4), width=(24, 24), dequantization_width=24)
+UNIFORM = replace(BASE, dequantization_couplings=0)
 
 
-def ladder() -> dict[str, Row]:
-    """Four rungs of an earlier attempt (constant learning rate but for the last), then one change at a time."""
-    batch_norm = replace(BASIC, norm="batch")
-    scaled = replace(batch_norm, checkerboard=6, couplings=(6,), width=(24,), weight_norm=True, learned_range=True, mixing="shuffle")
-    residual = replace(scaled, network="residual", blocks=3)
-    gated = replace(residual, network="gated", blocks=2, norm="channel", weight_norm=False)
-    squeezed = replace(gated, checkerboard=0, couplings=(6, 6), width=(24, 24))
-    mixed = replace(squeezed, mixing="1x1")
-    base = replace(mixed, learned_base=True)
-    noise = replace(base, dequantization_couplings=4, dequantization_width=24)
+def pieces() -> dict[str, Row]:
+    """RealNVP in small, and the same with one piece exchanged."""
+    changes = {
+        "uniform noise": {"dequantization_couplings": 0},
+        "a standard normal base": {"learned_base": False},
+        "no look at the first batch": {"data_init": False},
+        "s between -1 and 1": {"learned_range": False},
+        "mixing: halves change places": {"mixing": "reverse"},
+        "mixing: channels shuffled": {"mixing": "shuffle"},
+        "networks: no norm": {"norm": "none"},
+        "networks: batch norm": {"norm": "batch"},
+        "networks: residual, no gate": {"network": "residual"},
+        "networks: plain, no skip, no gate": {"network": "plain"},
+        "one scale: all couplings at 14x14": {"couplings": (8,), "width": (24,)},
+    }
+    return {"as it is": Row(BASE)} | {label: Row(replace(BASE, **change)) for label, change in changes.items()}
+
+
+def flat() -> dict[str, Row]:
+    """A fully connected flow over the flattened image; only the mask differs."""
+    train = TrainConfig(epochs=8, batch_size=128, learning_rate=1e-3, compile=False, precision="float32")
+    return {mask: Row(FlatConfig(mask=mask), train) for mask in ("halves", "checkerboard")}
+
+
+# ------------------------------------------------------------------------------------------------------ what goes wrong
+
+
+def box() -> dict[str, Row]:
+    """A flow on [0, 1] itself and one behind a logit, uniform noise, at 250, 1,000 and 3,000 steps, each with its own schedule."""
     return {
-        "basic": Row(BASIC, CONSTANT),
-        "+ batch norm": Row(batch_norm, CONSTANT),
-        "scaled up": Row(scaled, CONSTANT),
-        "residual, cosine": Row(residual),
-        "gated blocks": Row(gated),
-        "squeeze first": Row(squeezed),
-        "1x1 convolutions": Row(mixed),
-        "learned base": Row(base),
-        "variational dequantisation": Row(noise),
+        f"{'logit' if logit else '[0, 1]'}, {250 * epochs:,} steps": Row(
+            replace(UNIFORM, logit=logit), replace(BUDGET, epochs=epochs), measure=("legibility", "pixels")
+        )
+        for epochs in (1, 4, 12)
+        for logit in (False, True)
     }
 
 
-def contradictions() -> dict[str, Row]:
-    """What earlier reports disagree about, one change at a time from a rung of the ladder."""
-    rungs = {name: row.config for name, row in ladder().items()}
-    residual, squeezed = rungs["residual, cosine"], rungs["squeeze first"]
-    rows = {
-        "batch norm: deep residual, none": Row(replace(residual, norm="none")),
-        "batch norm: deep residual, over channels": Row(replace(residual, norm="channel")),
-        "mixing: halves change places": Row(replace(squeezed, mixing="reverse")),
-        "scales: 14x14 only": Row(replace(squeezed, couplings=(12,), width=(24,))),
-        "network: plain": Row(replace(squeezed, network="plain", blocks=3, norm="none")),
-        "network: plain, norm over channels": Row(replace(squeezed, network="plain", blocks=3)),
-        "network: residual": Row(replace(squeezed, network="residual", norm="none")),
-        "network: residual, norm over channels": Row(replace(squeezed, network="residual")),
-        "network: gated, no norm": Row(replace(squeezed, norm="none")),
-        "squeeze first, three epochs": Row(squeezed, replace(BUDGET, epochs=3)),  # about the seconds of the rung before it
-    }
-    for width in (16, 32, 64, 128):
-        config = replace(squeezed, couplings=(4, 4), width=(width, width))
-        rows[f"fashion: width {width}"] = Row(config, dataset="fashion", measure=())
-    return rows
-
-
-def batch_norm() -> dict[str, Row]:
-    """Where and how to normalise, on one deep network; the gap between training and evaluation mode is the point."""
-    config = replace(BASIC, checkerboard=0, couplings=(4, 4), width=(24, 24), blocks=2, network="residual", learned_range=True)
+def static() -> dict[str, Row]:
+    """Three kinds of noise in the bins, with the logit and without."""
+    noises = {"no noise": replace(UNIFORM, dequantize="none"), "uniform noise": UNIFORM, "variational noise": BASE}
     return {
-        "no norm": Row(config),
-        "batch norm in the networks": Row(replace(config, norm="batch")),
-        "batch norm between couplings": Row(replace(config, between="batch")),
-        "actnorm between couplings": Row(replace(config, between="actnorm")),
-        "norm over channels in the networks": Row(replace(config, norm="channel")),
+        f"{'logit' if logit else '[0, 1]'}, {noise}": Row(replace(config, logit=logit), measure=("legibility", "pixels"))
+        for logit in (False, True)
+        for noise, config in noises.items()
     }
-
-
-# -------------------------------------------------------------------------------------- the deadlock and the static
 
 
 def deadlock() -> dict[str, Row]:
-    """All combinations of what was blamed for a loss that does not move: gated networks, each trained on 32,768 images."""
-    config = replace(BASIC, checkerboard=0, couplings=(3, 3), width=(16, 16), blocks=2, network="gated", norm="none")
+    """All combinations of what is blamed for a loss that does not move: each flow trained on 32,768 images."""
+    config = replace(UNIFORM, couplings=(3, 3), width=(16, 16), norm="none", mixing="reverse", learned_range=False, learned_base=False)
     rows = {}
     for zero in (True, False):
         for batch in (64, 2_048):
@@ -96,51 +83,22 @@ def deadlock() -> dict[str, Row]:
     return rows
 
 
-def static() -> dict[str, Row]:
-    """Three kinds of noise in the bins, with the logit and without."""
-    top = ladder()["learned base"].config
-    rows = {}
-    for logit in (False, True):
-        for noise, change in {
-            "no noise": {"dequantize": "none"},
-            "uniform noise": {},
-            "variational noise": {"dequantization_couplings": 4, "dequantization_width": 24},
-        }.items():
-            config = replace(top, couplings=(4, 4), logit=logit, **change)
-            rows[f"{'logit' if logit else '[0, 1]'}, {noise}"] = Row(config, measure=("legibility", "pixels"))
-    return rows
-
-
-def flat() -> dict[str, Row]:
-    """The fully connected flow of an earlier attempt, and what its authors left out."""
-    train = TrainConfig(epochs=8, batch_size=128, learning_rate=1e-3, compile=False, precision="float32")
-    return {
-        "halves": Row(FlatConfig(), train),
-        "checkerboard": Row(FlatConfig(mask="checkerboard"), train),
-        "checkerboard, batch norm": Row(FlatConfig(mask="checkerboard", batch_norm=True), train),
-    }
-
-
 def pairs() -> dict[str, Row]:
-    """Pairs of digits, one epoch: six flat couplings of 512 units as in an earlier attempt, a multi-scale flow, and one that is told the pair."""
-    flat_train = TrainConfig(batch_size=128, learning_rate=1e-3, compile=False, precision="float32", reports_per_epoch=4)
-    config = replace(ladder()["learned base"].config, image_shape=(1, 28, 56), couplings=(4, 4))
-    train = replace(BUDGET, train_images=None)
+    """Pairs of digits, one epoch: a flow, and the same one when it is told the pair."""
+    config, train = replace(UNIFORM, image_shape=(1, 28, 56)), replace(BUDGET, train_images=None)
     return {
-        "flattened": Row(FlatConfig((1, 28, 56), blocks=6, hidden=(512, 512)), flat_train, "pairs"),
-        "multi-scale": Row(config, train, "pairs"),
-        "multi-scale, told the pair": Row(replace(config, classes=10, parts=2), train, "pairs"),
+        "not told": Row(config, train, "pairs"),
+        "told the pair": Row(replace(config, classes=10, parts=2), train, "pairs"),
     }
 
 
 EXPERIMENTS = {
-    "ladder": (ladder, SEEDS),
-    "contradictions": (contradictions, SEEDS),
-    "batch-norm": (batch_norm, SEEDS),
-    "deadlock": (deadlock, (0,)),
+    "pieces": (pieces, SEEDS),
+    "flat": (flat, SEEDS),
+    "box": (box, (0,)),
     "static": (static, (0,)),
-    "flat": (flat, (0,)),
-    "pairs": (pairs, (0,)),
+    "deadlock": (deadlock, (0,)),
+    "pairs": (pairs, SEEDS),
 }
 
 
@@ -170,24 +128,48 @@ def temperature(device) -> dict:
 
 
 def classify(device) -> dict:
-    """realnvp-conditional-mnist used backwards: the label y with the highest log p(x|y), on all 10,000 test images."""
+    """realnvp-conditional-mnist on all 10,000 test images: its bits given the label, by its own mixture of the ten labels, and those
+    of realnvp-mnist, from which it started; and the label y with the highest log p(x|y) as a classifier."""
     dataset = data.load("mnist", device=device)
     model, _ = weights.load_model("realnvp-conditional-mnist", device)
-    found = measures.classify(model, dataset.test_images, progress=True)
+    start, _ = weights.load_model("realnvp-mnist", device)
+    images, labels = dataset.test_images, dataset.test_labels
+    with training.aside(0):
+        log_p = measures.class_log_probs(model, images, progress=True).double()
+        before = torch.cat([start.log_prob(part) for part in images.split(100)]).double()
+    given = log_p.gather(1, labels[:, None])[:, 0]
+    own = log_p.logsumexp(1) - math.log(10)  # every digit equally likely beforehand
+    found = log_p.argmax(1)
     table = torch.zeros(10, 10, dtype=torch.long)
-    table.index_put_((dataset.test_labels.cpu(), found.cpu()), torch.tensor(1), accumulate=True)
-    right = (found == dataset.test_labels).float().mean().item()
-    return {"n": len(found), "accuracy": right, "confusion, a row a true class": table.tolist()}
+    table.index_put_((labels.cpu(), found.cpu()), torch.tensor(1), accumulate=True)
+
+    def bits(nats):
+        values = -nats / (images[0].numel() * math.log(2))
+        return {"bits_per_dim": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item()}
+
+    likelihoods = {"given the label": bits(given), "own mixture of the ten labels": bits(own), "realnvp-mnist": bits(before)}
+    likelihoods |= {"what the label saves": bits(given - own), "own mixture against realnvp-mnist": bits(own - before)}
+    right = (found == labels).float().mean().item()
+    return {"n": len(found), "accuracy": right, "confusion, a row a true class": table.tolist(), "likelihoods": likelihoods}
 
 
 def surprise(device) -> dict:
-    """Bits per dimension of 2,000 test images of each data set under the flow of each."""
+    """Bits per dimension of 2,000 test images of each data set under the flow of each, their rank correlation with what zlib
+    makes of each image, and those of a black and a grey sheet."""
     n, rows = 2_000, []
+    sheets = {name: torch.full((64, 1, 28, 28), level, dtype=torch.uint8, device=device) for name, level in (("black sheet", 0), ("grey sheet", 128))}
+    sets = {name: data.load(name, device=device).test_images[:n] for name in ("fashion", "mnist")} | sheets
     for trained_on in ("fashion", "mnist"):
         model, _ = weights.load_model(f"realnvp-{trained_on}", device)
-        for name in ("fashion", "mnist"):
-            found = measures.bits_per_dim(model, data.load(name, device=device).test_images[:n])
-            rows.append({"flow": f"realnvp-{trained_on}", "images": name} | found)
+        for name, images in sets.items():
+            with training.aside(0):
+                nats = torch.cat([-model.log_prob(part) for part in images.split(100)]).double()
+            bits = nats / (images[0].numel() * math.log(2))
+            found = {"bits_per_dim": bits.mean().item(), "standard_error": (bits.std() / len(bits) ** 0.5).item()}
+            if name not in sheets:
+                zipped = [len(zlib.compress(image.cpu().numpy().tobytes(), 9)) for image in images]
+                found["rank correlation with zlib"] = measures.rank_correlation(bits.cpu(), torch.tensor(zipped))
+            rows.append({"flow": f"realnvp-{trained_on}", "images": name, "n": len(images)} | found)
     return {"images": n, "rows": rows}
 
 

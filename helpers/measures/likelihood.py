@@ -45,11 +45,21 @@ def bits_per_dim(model, images, labels=None, samples: int = 1, seed: int = 0, pr
 
 
 @torch.no_grad()
-def classify(model, images, progress: bool = False) -> torch.Tensor:
-    """A conditional flow as a classifier: the label y under which log p(x|y) is highest, (N,)."""
+def class_log_probs(model, images, progress: bool = False) -> torch.Tensor:
+    """log p(x|y) of a conditional flow for every label y, (N, classes), in nats: its argmax is a classifier."""
     with aside():
         batches = tqdm(images.split(at_once(images.device)), desc="log p(x|y) for every y", disable=not progress)
-        return torch.cat([model.class_log_probs(batch).argmax(1) for batch in batches])
+        return torch.cat([model.class_log_probs(batch) for batch in batches])
+
+
+def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Spearman's rank correlation of two vectors (N,), equal values sharing their mean rank."""
+
+    def ranks(values):
+        _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+        return ((counts.cumsum(0) - 0.5 * (counts - 1)).double())[inverse]
+
+    return torch.corrcoef(torch.stack([ranks(a), ranks(b)]))[0, 1].item()
 
 
 @torch.no_grad()
