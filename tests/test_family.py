@@ -84,7 +84,7 @@ def test_a_family_from_outside_is_trained_measured_drawn_and_explored(moved_in, 
     images, labels = digits.part("test")
     for explorer, control in (
         (sliders.temperature(model, n=4), "temperature"),
-        (sliders.interpolation(model, images[0], images[1]), "position"),
+        (sliders.between({"PCA": model}, images[:2]), "position"),
         (sliders.plane(model, images, labels, digits.classes), "vertical"),
         (sliders.dimensions(model, images, [0, 1]), "z1"),
     ):

@@ -1,13 +1,15 @@
 """Moving a slider, as a hand would: by setting its value."""
 
+import base64
 import io
+import math
 
 import pytest
 import torch
 from conftest import stir, tiny_flow
 from PIL import Image
 
-from helpers import UserError, data
+from helpers import UserError, data, training
 from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
 from helpers.models.gans import GAN, GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
@@ -49,7 +51,12 @@ def explorers():
         "stage": (sliders.growth(grown(), n=3), "stage", 1),
         "ProGAN, truncation": (sliders.temperature(grown(), n=3, highest=2.0), "temperature", 0.3),
         "temperature": (sliders.temperature(model, n=4), "temperature", 1.1),
-        "interpolation": (sliders.interpolation(model, *images), "position", 0.2),
+        "told": (sliders.temperature(model, n=4, told=lambda z, images: f"norm {z.norm():.1f}"), "temperature", 1.1),
+        "flipbook": (sliders.flipbook({f"page {i}": sliders.plots.grid(images[i : i + 1]) for i in range(2)}), "step", 1),
+        "halves, early": (sliders.halves(model, 32, n=4), "early_draw", 3),
+        "halves, late": (sliders.halves(model, 32, n=4), "late_draw", 3),
+        "pen, sheet": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "sheet", 1),
+        "pen, lifted": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "across", 6),
         "class": (sliders.chosen(tiny_flow(classes=10).eval(), data.DIGITS, n=4), "class", 8),
         "pair": (sliders.chosen(tiny_flow((1, 8, 16), classes=10, parts=2).eval(), data.DIGITS, n=4), "right", 2),
         "walk, step": (sliders.walk(model, images[0], directions), "step", 1.5),
@@ -108,6 +115,9 @@ def test_the_view_has_a_picture_beside_it(monkeypatch):
     explorer = sliders.temperature(tiny_flow(), n=2)
     explorer.show()
     assert set(shown[0]) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
+    static = Image.open(io.BytesIO(base64.b64decode(shown[0]["image/png"])))  # the caption stands above the picture
+    assert static.width == explorer.image.width and static.height > explorer.image.height
+    assert static.crop((0, static.height - explorer.image.height, *static.size)).tobytes() == explorer.image.convert("RGB").tobytes()
     assert shown[0]["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.box.model_id
 
 
@@ -196,6 +206,54 @@ def test_morphing_ends_at_the_classes():
     for explore in (sliders.morph, sliders.classes_and_noise):
         with pytest.raises(UserError, match="3 names of classes were given: this model has 10"):
             explore(told(), ("a", "b", "c"))
+
+
+def test_the_pen_draws_only_when_it_is_down():
+    sheets = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    explorer = sliders.pen(tiny_flow(classes=10).eval(), sheets, data.DIGITS)
+    across, down, pen = (explorer.controls[name] for name in ("across", "down", "pen"))
+    blank = explorer.picture.value
+    across.value = 2
+    pen.value = 1
+    down.value = 3  # the first move with the pen down: a dot there, and nowhere else
+    pen.value, down.value, across.value = 0, 4, 4
+    assert explorer.picture.value != blank
+    paper = sliders.plots.grid(sheets[:1], scale=24).convert("RGB")
+    drawn = explorer.image.crop((0, 0, *paper.size))
+
+    def at(x, y):
+        return drawn.getpixel((2 + 24 * x + 2, 2 + 24 * y + 2))[0]
+
+    assert at(2, 3) == 255 and at(1, 3) == at(2, 2) == 204 and at(3, 4) == 89 and at(5, 3) == at(2, 5) == 0
+    explorer.controls["sheet"].value = 1
+    explorer.controls["sheet"].value = 0
+    assert explorer.picture.value == blank  # a sheet that is taken again is a new one
+    paper = torch.ones(8, 8)
+    sliders._stroke(paper, 0, 7, -1)
+    assert paper.sum() == 60  # in a corner the rubber takes four
+
+
+def test_the_pen_says_what_the_flow_says():
+    model, sheets = tiny_flow(classes=10).eval(), torch.randint(0, 256, (1, 1, 8, 8), dtype=torch.uint8)
+    explorer = sliders.pen(model, sheets, data.DIGITS)
+    with training.aside():
+        log_p = model.class_log_probs(sheets)[0]
+    bits = -(log_p.exp().mean().log() / (64 * math.log(2))).item()
+    assert f"{bits:.3f} bits/dim, read as {log_p.argmax()}" in explorer.caption.value
+    with pytest.raises(UserError, match="3 names of classes were given: this model has 10"):
+        sliders.pen(model, sheets, ("a", "b", "c"))
+
+
+def test_halves_are_drawn_apart():
+    model = tiny_flow().eval()
+    explorer = sliders.halves(model, 32, n=3)
+    explorer.controls["late_draw"].value = 5
+    a, b = (sliders._noise(model, 3, seed) for seed in (0, 5))
+    expected = model.decode(0.8 * torch.cat([a[:, :32], b[:, 32:]], dim=1))
+    assert explorer.image.tobytes() == sliders.plots.grid(expected, columns=3, scale=10).tobytes()
+    for early in (0, 64):
+        with pytest.raises(UserError, match=f"{early} early latents.*has 64"):
+            sliders.halves(model, early)
 
 
 def test_directions_of_the_wrong_size():

@@ -6,6 +6,7 @@ import zlib
 from dataclasses import replace
 
 import torch
+from scipy.stats import spearmanr
 
 from helpers import data, measures, training, weights
 from helpers.experiments.row import BUDGET, SEEDS, Row
@@ -168,7 +169,7 @@ def surprise(device) -> dict:
             found = {"bits_per_dim": bits.mean().item(), "standard_error": (bits.std() / len(bits) ** 0.5).item()}
             if name not in sheets:
                 zipped = [len(zlib.compress(image.cpu().numpy().tobytes(), 9)) for image in images]
-                found["rank correlation with zlib"] = measures.rank_correlation(bits.cpu(), torch.tensor(zipped))
+                found["rank correlation with zlib"] = spearmanr(bits.cpu(), zipped).statistic.item()
             rows.append({"flow": f"realnvp-{trained_on}", "images": name, "n": len(images)} | found)
     return {"images": n, "rows": rows}
 

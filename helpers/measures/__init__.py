@@ -30,7 +30,6 @@ from helpers.measures.likelihood import (
     nll,
     nll_of_some,
     posterior_gap,
-    rank_correlation,
     true_posterior,
 )
 from helpers.measures.samples import (
@@ -62,7 +61,7 @@ __all__ = [
     "BY_SAMPLES", "LONG", "MEASURES", "SOME", "CollapseWatch", "Reference", "Task", "accuracy", "active_units", "agrees", "bits_per_dim",
     "bits_per_dim_to_nats", "class_log_probs", "control_accuracy", "coverage", "disentangled", "diversity", "diversity_within", "elbo", "encoded",
     "evaluate", "evaluate_vae", "features", "frechet_distance", "in_turn", "inception_distance", "judge", "kernel_distance", "latent_use",
-    "legibility", "named_latents", "nats_to_bits_per_dim", "nll", "nll_of_some", "pca_errors", "posterior_gap", "precision_recall", "predict", "rank_correlation",
+    "legibility", "named_latents", "nats_to_bits_per_dim", "nll", "nll_of_some", "pca_errors", "posterior_gap", "precision_recall", "predict",
     "reconstruction_error", "sample_quality", "samples_per_second", "true_posterior",
 ]  # fmt: skip
 

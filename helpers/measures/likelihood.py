@@ -52,16 +52,6 @@ def class_log_probs(model, images, progress: bool = False) -> torch.Tensor:
         return torch.cat([model.class_log_probs(batch) for batch in batches])
 
 
-def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Spearman's rank correlation of two vectors (N,), equal values sharing their mean rank."""
-
-    def ranks(values):
-        _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-        return ((counts.cumsum(0) - 0.5 * (counts - 1)).double())[inverse]
-
-    return torch.corrcoef(torch.stack([ranks(a), ranks(b)]))[0, 1].item()
-
-
 @torch.no_grad()
 def elbo(model, images, seed: int = 0) -> dict[str, float]:
     """Negative ELBO of a VAE and its two parts, in nats an image, whatever β it was trained with; one z an image."""

@@ -4,6 +4,7 @@ import base64
 import inspect
 import io
 import math
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -137,16 +138,53 @@ def curve_map(points: dict, xlabel: str, ylabel: str, size: int = 320):
 def _map(figure, axis):
     """A figure as a PIL image, and a function from the coordinates of its axis to pixels; the figure is closed."""
     axis.tick_params(labelsize=7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    height, to_pixels = figure.bbox.height, axis.transData.frozen()
-    plt.close(figure)
+    picture_, height, to_pixels = picture(figure), figure.bbox.height, axis.transData.frozen()
 
     def place(x, y):
         right, up = to_pixels.transform((x, y))
         return float(right), float(height - up)
 
-    return Image.open(buffer).convert("RGB"), place
+    return picture_, place
+
+
+def picture(figure) -> Image.Image:
+    """A figure as a PIL image of its own size, 100 pixels an inch; the figure is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    plt.close(figure)
+    return Image.open(buffer).convert("RGB")
+
+
+def beside(*pictures) -> Image.Image:
+    """PIL images side by side on white, in the middle of the highest."""
+    height = max(one.height for one in pictures)
+    canvas, left = Image.new("RGB", (sum(one.width for one in pictures) + 6 * (len(pictures) - 1), height), "white"), 0
+    for one in pictures:
+        canvas.paste(one, (left, (height - one.height) // 2))
+        left += one.width + 6
+    return canvas
+
+
+def bars(values: dict, width: int = 230, height: int = 17) -> Image.Image:
+    """Shares of 1 as horizontal bars, name -> value, as a PIL image: fast enough for a slider."""
+    canvas = Image.new("RGB", (width, height * len(values)), "white")
+    pen, full = ImageDraw.Draw(canvas), width - 100
+    for i, (name, value) in enumerate(values.items()):
+        top = i * height
+        pen.text((2, top + 3), str(name)[:10], fill="black")
+        pen.rectangle((58, top + 3, 58 + max(1, round(full * value)), top + height - 3), fill=(31, 119, 180))
+        pen.text((64 + full * value, top + 3), f"{value:.2f}", fill="black")
+    return canvas
+
+
+def captioned(image: Image.Image, caption: str, line: int = 15) -> Image.Image:
+    """A PIL image with its caption above it, broken into lines that fit."""
+    text = textwrap.wrap(caption, max(20, image.width // 6))
+    canvas = Image.new("RGB", (image.width, image.height + line * len(text) + 4), "white")
+    canvas.paste(image, (0, canvas.height - image.height))
+    for i, row in enumerate(text):
+        ImageDraw.Draw(canvas).text((2, 1 + line * i), row, fill="black")
+    return canvas
 
 
 def source(*objects) -> None:

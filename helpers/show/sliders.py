@@ -61,9 +61,9 @@ class Explorer:
         return sorted(times)[math.ceil(0.95 * moves) - 1]
 
     def show(self) -> None:
-        """Display the widget, with its picture beside it for viewers that show no widgets."""
+        """Display the widget, and for viewers that show no widgets its picture under its caption."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        png = base64.b64encode(self.picture.value).decode()
+        png = base64.b64encode(plots.png(plots.captioned(self.image, self.caption.value))).decode()
         display({"application/vnd.jupyter.widget-view+json": view, "image/png": png, "text/plain": self.caption.value}, raw=True)
 
 
@@ -73,13 +73,18 @@ def _slider(label, value, low, high, step, kind=widgets.FloatSlider):
     )
 
 
-def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2) -> Explorer:
-    """The same n latents at every temperature, so that what changes in the picture is the temperature alone."""
+def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2, told: Callable | None = None) -> Explorer:
+    """The same n latents at every temperature, so that what changes in the picture is the temperature alone.
+
+    told(latents, images) -> what else to say of them in the caption.
+    """
     noise = _noise(model, n, seed)
 
     def draw(model, temperature):
-        images = model.decode(temperature * noise)
-        return plots.grid(images, scale=_scale(images)), f"{n} samples at temperature {temperature:.2f} (the model's own is 1.00)"
+        images, more = model.decode(temperature * noise), ""
+        if told is not None:
+            more = "; " + told(temperature * noise, images)
+        return plots.grid(images, scale=_scale(images)), f"{n} samples at temperature {temperature:.2f} (the model's own is 1.00){more}"
 
     return Explorer(model, draw, {"temperature": _slider("temperature", min(0.8, highest), 0.0, highest, 0.05)})
 
@@ -155,22 +160,6 @@ def growth(model, n: int = 8, seed: int = 0) -> Explorer:
     return Explorer(model, draw, {"stage": _slider("stage", last, 0, last, 1, widgets.IntSlider), "alpha": _slider("α", 1.0, 0.0, 1.0, 0.05)})
 
 
-def interpolation(model, first, second) -> Explorer:
-    """From image `first` to image `second`, (C, H, W) each: through the latent space, and pixel by pixel beside it."""
-    ends = torch.stack([first, second])
-    with aside():
-        latents = model.encode(ends)
-    pixels = unit(ends, latents.dtype)
-
-    def draw(model, position):
-        mixed = model.decode(slerp(latents[:1], latents[1:], position))
-        pixel = (1 - position) * pixels[:1] + position * pixels[1:]
-        strip = torch.cat([pixels[:1], mixed, pixel, pixels[1:]])
-        return plots.grid(strip, columns=4, scale=_scale(strip)), f"first image · latent mix · pixel mix · second image, at {position:.2f}"
-
-    return Explorer(model, draw, {"position": _slider("position", 0.5, 0.0, 1.0, 0.05)})
-
-
 def between(models: dict, images) -> Explorer:
     """Between any two of `images` (N, C, H, W), by each of `models`, name -> model: along the chord and along the arc."""
     with aside():
@@ -212,6 +201,80 @@ def plane(model, images, labels, classes) -> Explorer:
     # on whole steps: a browser would move a slider there by itself, and say so again and again
     axes = zip(("horizontal", "vertical"), codes.mean(0).tolist(), low, high, strict=True)
     return Explorer(model, draw, {name: _slider(name, round(value, 1), a, b, 0.1) for name, value, a, b in axes})
+
+
+def flipbook(pages: dict, name: str = "step") -> Explorer:
+    """Pictures made beforehand, caption -> PIL image, all of one size, a slider from one to the next. It starts with the first."""
+    captions = list(pages)
+
+    def draw(pages, **page):
+        caption = captions[page[name]]
+        return pages[caption], caption
+
+    return Explorer(pages, draw, {name: _slider(name, 0, 0, len(pages) - 1, 1, widgets.IntSlider)})
+
+
+def halves(model, early: int, n: int = 8, seed: int = 0, temperature: float = 0.8, last: int = 20) -> Explorer:
+    """n samples whose first `early` latents and whose other latents are drawn anew, each by a slider of its own.
+
+    UserError where that leaves one of the two without latents.
+    """
+    if not 0 < early < model.latent_dim:
+        raise UserError(f"{early} early latents were asked for: this model has {model.latent_dim}, take fewer, and at least 1.")
+    noises = [_noise(model, n, seed + i) for i in range(last + 1)]
+
+    def draw(model, early_draw, late_draw):
+        images = model.decode(temperature * torch.cat([noises[early_draw][:, :early], noises[late_draw][:, early:]], dim=1))
+        return plots.grid(images, columns=n, scale=_scale(images)), f"early latents of draw {early_draw}, late latents of draw {late_draw}"
+
+    controls = {"early_draw": "early latents", "late_draw": "late latents"}
+    return Explorer(model, draw, {name: _slider(label, 0, 0, last, 1, widgets.IntSlider) for name, label in controls.items()})
+
+
+BRUSH = torch.tensor([[0.35, 0.8, 0.35], [0.8, 1.0, 0.8], [0.35, 0.8, 0.35]])  # how dark each pixel of a stroke gets
+
+
+def pen(model, sheets, classes, names: list[str] | None = None) -> Explorer:
+    """Draw, or rub out, with the arrow keys, and see what a conditional flow thinks of the drawing: its bits per dimension, all
+    labels being equally likely, and the posterior of each label.
+
+    sheets (N, 1, H, W), uint8: what one may begin with; choosing a sheet begins anew. The pen draws where it is moved
+    while it is down (1), rubs out at -1, and does nothing at 0.
+    """
+    _check_classes(model, classes)
+    names, (height, width), zoom = names or [f"sheet {i}" for i in range(len(sheets))], sheets.shape[2:], max(1, 196 // sheets.shape[2])
+    state = {"sheet": None, "place": None, "paper": None}
+
+    def draw(model, sheet, across, down, pen):
+        if sheet != state["sheet"]:
+            state.update(sheet=sheet, paper=sheets[sheet, 0].float().cpu() / 255)
+        elif pen and (across, down) != state["place"]:
+            _stroke(state["paper"], across, down, pen)
+        state["place"] = across, down
+        image = (255 * state["paper"]).round().to(torch.uint8)[None, None].to(model.device)
+        log_p = model.class_log_probs(image)[0]
+        bits = -(log_p.logsumexp(0).item() - math.log(len(classes))) / (height * width * math.log(2))
+        paper = plots.grid(image, scale=zoom).convert("RGB")
+        _cross(paper, *(plots.GAP + zoom * (v + 0.5) for v in (across, down)), {-1: "red", 0: "grey", 1: "green"}[pen])
+        shares = dict(zip(classes, log_p.softmax(0).tolist(), strict=True))
+        pen_is = {-1: "rubs out", 0: "is up", 1: "draws"}[pen]
+        read = max(shares, key=shares.get)
+        return plots.beside(paper, plots.bars(shares)), f"{names[sheet]}: {bits:.3f} bits/dim, read as {read}; the pen {pen_is} at ({across}, {down})"
+
+    controls = {"sheet": _slider("sheet", 0, 0, len(sheets) - 1, 1, widgets.IntSlider)}
+    controls |= {"across": _slider("across", width // 2, 0, width - 1, 1, widgets.IntSlider)}
+    controls |= {"down": _slider("down", height // 2, 0, height - 1, 1, widgets.IntSlider)}
+    return Explorer(model, draw, controls | {"pen": _slider("pen", 0, -1, 1, 1, widgets.IntSlider)})
+
+
+def _stroke(paper, across, down, pen) -> None:
+    """One dot of the brush on paper (H, W) in [0, 1], or of the rubber where pen is -1; what lies off the paper is lost."""
+    height, width = paper.shape
+    for i in range(-1, 2):
+        for j in range(-1, 2):
+            y, x = down + i, across + j
+            if 0 <= y < height and 0 <= x < width:
+                paper[y, x] = max(paper[y, x], BRUSH[i + 1, j + 1]) if pen > 0 else 0.0
 
 
 def walk(model, image, directions, reach: float = 3.0) -> Explorer:
@@ -289,12 +352,12 @@ def rate_distortion(models: dict, images, points: dict, n: int = 6, seed: int = 
     return Explorer(models, draw, {"beta": _slider("β", min(3, len(labels) - 1), 0, len(labels) - 1, 1, widgets.IntSlider)})
 
 
-def _cross(canvas, x, y) -> None:
-    """A black cross with a white rim."""
+def _cross(canvas, x, y, colour="black") -> None:
+    """A cross with a white rim."""
     pen = ImageDraw.Draw(canvas)
-    for radius, colour in ((7, "white"), (5, "black")):
-        pen.line([(x - radius, y), (x + radius, y)], fill=colour, width=radius - 3)
-        pen.line([(x, y - radius), (x, y + radius)], fill=colour, width=radius - 3)
+    for radius, fill in ((7, "white"), (5, colour)):
+        pen.line([(x - radius, y), (x + radius, y)], fill=fill, width=radius - 3)
+        pen.line([(x, y - radius), (x, y + radius)], fill=fill, width=radius - 3)
 
 
 def slerp(a, b, t: float):
