@@ -1,5 +1,7 @@
 """What must be true of every committed notebook, besides running (nbval sees to that)."""
 
+import ast
+import inspect
 import os
 import re
 from pathlib import Path
@@ -73,6 +75,25 @@ def test_the_source_that_is_shown_is_the_source_that_runs(notebook, monkeypatch)
     for cell in cells:
         exec(cell.source, names)
         assert shown.pop() == cell.outputs[0]["data"]["text/html"], f"run this notebook again: {cell.source}"
+
+
+def test_helpers_are_called_as_they_are_defined(notebook):
+    """Also in the cells that the smoke profile passes by."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    names, checked = {}, 0
+    exec("\n".join(line for line in next(s for s in code if "from helpers" in s).splitlines() if line.startswith(("import ", "from "))), names)
+    for call in (node for source in code for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        path = ast.unparse(call.func).split(".")
+        if any(not part.isidentifier() for part in path) or not getattr(names.get(path[0]), "__name__", "").startswith("helpers"):
+            continue
+        function = names[path[0]]
+        for part in path[1:]:
+            function = getattr(function, part)  # an AttributeError names what there is not
+        starred = any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords)
+        if not starred:
+            inspect.signature(function).bind(*call.args, **{k.arg: k.value for k in call.keywords})
+            checked += 1
+    assert checked > 10
 
 
 def test_a_kernel_that_died_half_way_goes_on(tmp_path):

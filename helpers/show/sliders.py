@@ -203,15 +203,15 @@ def plane(model, images, labels, classes) -> Explorer:
     return Explorer(model, draw, {name: _slider(name, round(value, 1), a, b, 0.1) for name, value, a, b in axes})
 
 
-def flipbook(pages: dict, name: str = "step") -> Explorer:
-    """Pictures made beforehand, caption -> PIL image, all of one size, a slider from one to the next. It starts with the first."""
+def flipbook(pages: dict, name: str = "step", first: int = 0) -> Explorer:
+    """Pictures made beforehand, caption -> PIL image, all of one size, a slider from one to the next, beginning with page `first`."""
     captions = list(pages)
 
     def draw(pages, **page):
         caption = captions[page[name]]
         return pages[caption], caption
 
-    return Explorer(pages, draw, {name: _slider(name, 0, 0, len(pages) - 1, 1, widgets.IntSlider)})
+    return Explorer(pages, draw, {name: _slider(name, first, 0, len(pages) - 1, 1, widgets.IntSlider)})
 
 
 def halves(model, early: int, n: int = 8, seed: int = 0, temperature: float = 0.8, last: int = 20) -> Explorer:
