@@ -17,6 +17,7 @@ from helpers.models.flows import RealNVP
 from helpers.models.gans import GAN
 from helpers.models.growing import ProGAN
 from helpers.models.hierarchical import FVAE
+from helpers.models.matching import FlowMatching
 from helpers.training import TrainConfig
 
 PROFILES = ("smoke", "quick", "full")
@@ -45,6 +46,13 @@ REALNVP = Recipe(
     ({"couplings": (1, 1), "width": (8, 8), "blocks": 1, "dequantization_couplings": 1, "dequantization_width": 8}, SMOKE),
     ({"couplings": (4, 6), "width": (40, 64)}, TrainConfig(epochs=1, batch_size=48, learning_rate=1.5e-2, reports_per_epoch=4)),
     ({"couplings": (6, 8), "width": (40, 64)}, TrainConfig(epochs=30, learning_rate=1e-2, average=0.999)),
+)
+FLOWING = TrainConfig(batch_size=128, learning_rate=8e-3, optimizer="muon", average=0.999)
+MATCHING = Recipe(
+    FlowMatching,
+    ({"width": (8, 16), "blocks": 1, "steps": 4}, replace(SMOKE, optimizer="muon")),
+    ({}, replace(FLOWING, epochs=4)),
+    ({"width": (64, 128)}, replace(FLOWING, epochs=60)),
 )
 AUTOENCODER = Recipe(
     Autoencoder,
@@ -99,6 +107,8 @@ PROGAN = Recipe(
 RECIPES = {
     "realnvp": REALNVP,
     "realnvp-conditional": REALNVP.with_(labelled=True),
+    "matching": MATCHING,
+    "matching-conditional": MATCHING.with_(labelled=True),
     "autoencoder": AUTOENCODER,
     "vae": VAES,
     "vae-8bit": VAES.with_(likelihood="logistic"),

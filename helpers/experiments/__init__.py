@@ -1,6 +1,6 @@
 """The recorded experiments: what the notebooks compare with what, under which budget, and what is measured.
 
-The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py, those of 03 in latents.py, those of 04 in gans.py.
+The rows of notebook 01 are in flows.py and matching.py, those of 02 in autoencoders.py, those of 03 in latents.py, those of 04 in gans.py.
 
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
 looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
@@ -21,15 +21,15 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from helpers import UserError, data, measures, training, weights
-from helpers.experiments import autoencoders, flows, gans, latents
+from helpers.experiments import autoencoders, flows, gans, latents, matching
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.layers import levels
 from helpers.models.model import Model
 from helpers.recipes import check_seed
 from helpers.show import plots
 
-EXPERIMENTS = flows.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
-MEASUREMENTS = flows.MEASUREMENTS | gans.MEASUREMENTS
+EXPERIMENTS = flows.EXPERIMENTS | matching.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
+MEASUREMENTS = flows.MEASUREMENTS | matching.MEASUREMENTS | gans.MEASUREMENTS
 SPLIT = "validation"  # of the images that rows are measured on
 ASKED = {"samples": "pictures", "names": "attributes", "factors": "factors"}  # what of a model's measures only some rows ask for, and how
 PICTURED = {"legibility", "pixels", "pictures"}  # what is measured of samples: they are kept
@@ -72,8 +72,9 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
     for seed in seeds:
         for label, row in rows.items():
             row = replace(row, train=replace(row.train, seed=seed))
-            identity = json.loads(json.dumps(asdict(row)))
-            if any(done["label"] == label and done["row"] == identity and done["metrics"].get("split", SPLIT) == SPLIT for done in record["rows"]):
+            identity = plain(row)
+            same = [done for done in record["rows"] if (done["label"], known(done["row"], row)) == (label, identity)]
+            if any(done["metrics"].get("split", SPLIT) == SPLIT for done in same):
                 continue
             print(f"== {name}: {label}, seed {seed}", flush=True)
             model, found = train_row(row, sets[row.dataset], device)
@@ -88,6 +89,16 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
             record["rows"].sort(key=lambda done: (done["seed"], list(rows_of(name)).index(done["label"])))  # whenever each was run
             training.write_json(path, record)
     return record
+
+
+def plain(row) -> dict:
+    """A dataclass as JSON gives it back."""
+    return json.loads(json.dumps(asdict(row)))
+
+
+def known(recorded: dict, row: Row) -> dict:
+    """What a record says of its row, with the defaults of the settings that `row` has and that came after the record."""
+    return recorded | {part: plain(type(getattr(row, part))()) | recorded[part] for part in ("config", "train")}
 
 
 def measure_shipped(name: str) -> dict:

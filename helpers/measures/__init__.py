@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from helpers import UserError
 from helpers.measures.disentanglement import ATTRIBUTES
 from helpers.measures.latents import (
@@ -55,6 +57,7 @@ from helpers.measures.samples import (
 )
 from helpers.models.classifier import broken
 from helpers.models.layers import unit
+from helpers.models.matching import straightness
 from helpers.training import aside
 
 __all__ = [
@@ -121,6 +124,13 @@ def reading(task: Task) -> dict:
     return {"accuracy": right, "legibility": legibility(read), "legibility_of_broken_images": legibility(wrecks)}
 
 
+@torch.no_grad()
+def straightness_of_paths(task: Task, n: int = 500) -> dict:
+    with aside():
+        noise = task.model.prior(n).view(n, *task.model.config.image_shape)
+    return {"straightness": straightness(task.model.field(n=n, guidance=0.0), noise).mean().item()}
+
+
 def factors(task: Task) -> dict:
     known = getattr(task.dataset, f"{task.split}_factors", None)
     return {} if known is None else disentangled(task.model, task.images, known)
@@ -134,6 +144,7 @@ MEASURES: dict[str, Callable[[Task], dict]] = {
     "reconstruction": reconstruction,
     "reading": reading,
     "control": control,
+    "straightness": straightness_of_paths,
     "samples": lambda task: sample_quality(task.model, task.reference, task.floor),
 }
 
@@ -192,6 +203,7 @@ TOLERANCES = {
     "class_entropy": (0, 0.01),
     "diversity": (0.03, 0),
     "diversity_within_class": (0.03, 0),
+    "straightness": (0.03, 0),
     "control_accuracy": (0, 0.015),
     "mutual_information_gap": (0, 0.02),
     "mutual_information_gap_ceiling": (0, 0.001),

@@ -49,13 +49,15 @@ def at_once(device, cpu: int = 100) -> int:
 
 
 def check_labels(model, labels, n) -> None:
-    """UserError unless labels (n,) are what this model needs: none, or whole numbers below classes ** parts."""
+    """UserError unless labels (n,) are what this model needs: none, or whole numbers below classes ** parts; or none where it is `free`."""
     classes, name = getattr(model.config, "classes", 0), type(model).__name__
     if not classes:
         if labels is not None:
             raise UserError(f"Labels were given, but this {name} knows none: leave them out.")
         return
     count = classes**model.config.parts
+    if labels is None and model.free:
+        return
     if labels is None:
         raise UserError(f"No labels were given to a conditional {name}: give each image a whole number from 0 to {count - 1}.")
     if labels.shape != (n,) or labels.is_floating_point():

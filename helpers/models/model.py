@@ -33,6 +33,7 @@ class Model(nn.Module):
     likelihood: ClassVar[str | None] = None  # the unit of log_prob as it is reported, "bits/dim" or "nats"; None: there is none
     draws: ClassVar[bool] = True  # it makes images
     drawn_at: ClassVar[float] = 1.0  # the temperature at which its pictures are shown and its obedience to labels is measured
+    free: ClassVar[bool] = False  # of labels: where it takes them, they may be left out
     passes: ClassVar[int] = 1  # of its networks, to draw an image
     watched: ClassVar[tuple[str, ...]] = ("loss",)  # the terms that people watch, of training and of validation
     step: int = 0  # of the training: the loop sets it, for what a loss schedules
@@ -57,7 +58,7 @@ class Model(nn.Module):
 
     @property
     def labelled(self) -> bool:
-        """Whether it must be told the class of an image."""
+        """Whether it is told the class of an image, and unless `free` must be."""
         return getattr(self.config, "classes", 0) > 0
 
     @property

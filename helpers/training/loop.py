@@ -13,13 +13,14 @@ from helpers import UserError, data
 from helpers.models.layers import check_labels
 from helpers.training.checkpoints import Checkpoint, aside, claimed, rng_state, set_rng_state
 from helpers.training.devices import compiled, count_parameters, device_name, enough_memory, pick_precision
+from helpers.training.muon import Muon
 from helpers.training.reports import Reporter
 from helpers.training.team import Team
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train, whatever the model: AdamW with linear warm-up, then cosine decay to 0 over all the epochs."""
+    """How to train, whatever the model: linear warm-up of the learning rate, then cosine decay to 0 over all the epochs."""
 
     epochs: int = 1
     batch_size: int = 64
@@ -29,6 +30,7 @@ class TrainConfig:
     schedule: str = "cosine"  # or constant
     clip_norm: float = 1.0
     average: float = 0.0  # decay of a running average of the weights, which is what is looked at and kept in the end; 0: none
+    optimizer: str = "adamw"  # or muon, which is AdamW but for matrices
     seed: int = 0
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is fast at it
     compile: bool = True
@@ -41,6 +43,9 @@ def schedule(step: int, warmup: int, total: int, kind: str = "cosine") -> float:
     """Factor on the learning rate: up in a line over `warmup` steps, and down along a cosine to 0 unless it is constant."""
     decay = {"cosine": 0.5 * (1 + math.cos(math.pi * step / total)), "constant": 1.0}[kind]
     return min(1.0, (step + 1) / max(1, warmup)) * decay
+
+
+OPTIMIZERS = {"adamw": lambda network, **settings: torch.optim.AdamW(network.parameters(), **settings), "muon": Muon}
 
 
 # ------------------------------------------------------------------------------------------------------------ state
@@ -148,7 +153,7 @@ class Run:
         if found is None:
             self.model.initialize(self.images[:1_000], self.labels[:1_000])
         settings = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay, "fused": self.model.device.type in ("cuda", "cpu")}
-        optimizers = [torch.optim.AdamW(player.network.parameters(), betas=player.betas, **settings) for player in self.players]
+        optimizers = [OPTIMIZERS[self.config.optimizer](player.network, betas=player.betas, **settings) for player in self.players]
         self.state = TrainState(self.model, optimizers)
         self.state.average = averaged(self.model, self.config.average, self.state)
         if found is not None:

@@ -1,0 +1,347 @@
+"""Flow matching: a flow with infinitely many layers, each of which moves every image a little.
+
+A velocity v(x, t) moves noise at time 0 to images at time 1 along dx/dt = v(x, t). Where the paths of training are straight
+lines from a noise to an image, v has only to predict the direction of the line, a regression without any determinant (Lipman
+et al. 2023; Liu et al. 2023; Albergo & Vanden-Eijnden 2023). Three small things make it up: the path, the velocity, the solver.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from helpers import UserError
+from helpers.models.layers import at_once, check_images, check_labels, check_latents
+from helpers.models.model import Model
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """A velocity network of two resolutions, and how it is trained and solved."""
+
+    image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
+    width: tuple[int, int] = (32, 64)  # channels at half and at a quarter of the image's sides
+    blocks: int = 2  # residual blocks at each resolution, on the way down and on the way up
+    attention: bool = False  # self-attention at the coarser one
+    classes: int = 0  # above 0 the velocity sees the label, or none
+    parts: int = 1
+    hidden_labels: float = 0.1  # share of labels hidden in training, for the velocity without one
+    times: str = "logit-normal"  # how t is drawn in training, or uniform
+    pairing: str = "random"  # of noises and images in a batch, or optimal: by minibatch optimal transport
+    steps: int = 10  # Heun steps of a sample, each of two evaluations
+    guidance: float = 0.0  # how far beyond the velocity of a label a sample goes, away from that of none
+
+
+# ---------------------------------------------------------------------------------------------------------- path
+
+
+def path(noise, data, t):
+    """The point at time t, (N,), of the straight path from noise to data, both (N, ...), and its velocity, which is the same at every t.
+
+    x_t = (1 - t) noise + t data; dx_t/dt = data - noise (Lipman et al. 2023, equations 20 to 23, with a width of 0 in the end).
+    """
+    t = t.view(-1, *[1] * (data.ndim - 1))
+    return (1 - t) * noise + t * data, data - noise
+
+
+def draw_times(n: int, kind: str, device) -> torch.Tensor:
+    """n times in (0, 1), one in each n-th of the distribution, in random order: uniform, or logit-normal, sigmoid(N(0, 1)).
+
+    The second looks more often at the middle, where the regression is hardest (Esser et al. 2024, equation 19).
+    """
+    share = (torch.randperm(n, device=device) + torch.rand(n, device=device)) / n
+    share = share.clamp(1e-6, 1 - 1e-6)
+    return torch.special.ndtri(share).sigmoid() if kind == "logit-normal" else share
+
+
+def pair(noise, data):
+    """The noises in the order that brings each nearest to its image, by squared distance over the batch (Tong et al. 2024, section 3.2).
+
+    Its paths seldom cross, so the velocity is nearly that of one path: straighter, and solved in fewer steps.
+    """
+    cost = torch.cdist(data.flatten(1), noise.flatten(1)).square()
+    return noise[torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=noise.device)]
+
+
+def matching_loss(velocity, data, t, noise=None):
+    """Mean squared error of velocity(x, t) -> (N, ...) against that of the path; data (N, ...), t (N,).
+
+    Its gradient is that of the distance to the marginal velocity, the mean over all paths through x at t, which nobody can
+    compute (Lipman et al. 2023, theorem 2).
+    """
+    x, target = path(torch.randn_like(data) if noise is None else noise, data, t)
+    return F.mse_loss(velocity(x, t), target)
+
+
+# -------------------------------------------------------------------------------------------------------- solver
+
+
+def euler(velocity, x, t, dt):
+    """x a step of dt later, by the velocity here: one evaluation, an error of dt^2."""
+    return x + dt * velocity(x, t)
+
+
+def heun(velocity, x, t, dt):
+    """x a step of dt later, by the mean of the velocities here and there: two evaluations, an error of dt^3."""
+    here = velocity(x, t)
+    return x + dt / 2 * (here + velocity(x + dt * here, t + dt))
+
+
+SOLVERS = {"euler": (euler, 1), "heun": (heun, 2)}  # and evaluations a step
+
+
+def solve(velocity, x, steps: int, start: float = 0.0, end: float = 1.0, solver: str = "heun"):
+    """x (N, ...) at each of `steps` + 1 times from start to end, a list; from 1 to 0 it goes back from images to noise."""
+    step, _ = SOLVERS[solver]
+    dt, points = (end - start) / steps, [x]
+    for i in range(steps):
+        points.append(step(velocity, points[-1], points[-1].new_full((len(x),), start + i * dt), dt))
+    return points
+
+
+def straightness(velocity, noise, steps: int = 20) -> torch.Tensor:
+    """How far the velocity along each path is from that of its chord, squared, mean over times and dimensions, (N,): 0 is straight.
+
+    Of straight paths one step is enough (Liu et al. 2023, section 2.2).
+    """
+    points = solve(velocity, noise, steps)
+    chord = points[-1] - points[0]
+    bends = [(steps * (after - before) - chord).square().flatten(1).mean(1) for before, after in itertools.pairwise(points)]
+    return torch.stack(bends).mean(0)
+
+
+def divergence(velocity, x, t, probe=None):
+    """v(x, t) and the trace of its Jacobian dv/dx, (N,): exact, a backward pass a dimension, or its estimate probe' dv/dx probe.
+
+    probe: of the shape of x, of independent entries of mean 0 and variance 1: the estimate is then right on average
+    (Grathwohl et al. 2019, equation 8).
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        v = velocity(x, t)
+        if probe is not None:
+            trace = (torch.autograd.grad(v, x, probe)[0] * probe).flatten(1).sum(1)
+        else:
+            flat = v.flatten(1)
+            columns = [torch.autograd.grad(flat[:, i].sum(), x, retain_graph=True)[0].flatten(1)[:, i] for i in range(flat.shape[1])]
+            trace = torch.stack(columns).sum(0)
+    return v.detach(), trace.detach()
+
+
+def log_density(velocity, x, steps: int, probe=None):
+    """log p(x) of the density at time 1, (N,), in nats, and the noise that x came from; `probe` as in `divergence`.
+
+    By the instantaneous change of variables, d log p / dt = -tr dv/dx along a path (Chen et al. 2018, theorem 1): x goes back
+    to the noise in Heun steps, and what the trace adds up to goes with it.
+    """
+    dt, total = -1 / steps, x.new_zeros(len(x))
+    for i in range(steps):
+        t = x.new_full((len(x),), 1 + i * dt)
+        here, trace = divergence(velocity, x, t, probe)
+        there, trace_there = divergence(velocity, x + dt * here, t + dt, probe)
+        x, total = x + dt / 2 * (here + there), total + dt / 2 * (trace + trace_there)
+    return total - 0.5 * (x.square() + math.log(2 * math.pi)).flatten(1).sum(1), x
+
+
+# ------------------------------------------------------------------------------------------------------- velocity
+
+
+class Modulated(nn.Module):
+    """Residual block whose channels are scaled and shifted by what it is told (FiLM, Perez et al. 2018): (N, C, H, W) to the same."""
+
+    def __init__(self, channels, told):
+        super().__init__()
+        self.norm, self.conv = nn.GroupNorm(8, channels), nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm_told, self.conv_told = nn.GroupNorm(8, channels), nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(told, 2 * channels)
+        nn.init.zeros_(self.conv_told.weight)
+        nn.init.zeros_(self.conv_told.bias)
+
+    def forward(self, x, told):
+        scale, shift = self.film(told)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv(F.silu(self.norm(x)))
+        return x + self.conv_told(F.silu(self.norm_told(h) * (1 + scale) + shift))
+
+
+class Attention(nn.Module):
+    """Every position looks at all others, added to x: (N, C, H, W) to the same (Vaswani et al. 2017; its last layer starts at 0)."""
+
+    def __init__(self, channels, heads=4):
+        super().__init__()
+        self.norm, self.heads = nn.GroupNorm(8, channels), heads
+        self.ask, self.tell = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.tell.weight)
+        nn.init.zeros_(self.tell.bias)
+
+    def forward(self, x):
+        query, key, value = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)
+        found = F.scaled_dot_product_attention(query, key, value)
+        return x + self.tell(found.transpose(2, 3).reshape(x.shape))
+
+
+class Velocity(nn.Module):
+    """v(x, t, label): a small U-Net (Ronneberger et al. 2015) over images of which each 2x2 patch is a pixel of four times the channels.
+
+    x (N, C, H, W), t (N,), label (N,) whole numbers up to `labels`, the last of which stands for none. It starts as 0.
+    """
+
+    def __init__(self, config: MatchingConfig):
+        super().__init__()
+        channels, (fine, coarse), told = 4 * config.image_shape[0], config.width, 2 * config.width[1]
+        self.labels = config.classes**config.parts if config.classes else 0
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1_000), fine)), persistent=False)
+        self.time = nn.Sequential(nn.Linear(2 * fine, told), nn.SiLU(), nn.Linear(told, told))
+        self.label = nn.Embedding(self.labels + 1, told)
+        self.first = nn.Conv2d(channels, fine, 3, padding=1)
+        self.down = nn.ModuleList(Modulated(fine, told) for _ in range(config.blocks))
+        self.shrink = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+        self.middle = nn.ModuleList(Modulated(coarse, told) for _ in range(2 * config.blocks))
+        self.attention = nn.ModuleList(Attention(coarse) for _ in range(config.blocks if config.attention else 0))
+        self.grow = nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2))
+        self.join = nn.Conv2d(2 * fine, fine, 1)
+        self.up = nn.ModuleList(Modulated(fine, told) for _ in range(config.blocks))
+        self.last = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, channels, 3, padding=1))
+        nn.init.zeros_(self.last[-1].weight)
+        nn.init.zeros_(self.last[-1].bias)
+
+    def forward(self, x, t, label):
+        angles = t[:, None] * self.frequencies
+        told = F.silu(self.time(torch.cat([angles.cos(), angles.sin()], dim=1)) + self.label(label))
+        h = self.first(F.pixel_unshuffle(x, 2))
+        for block in self.down:
+            h = block(h, told)
+        low = self.shrink(h)
+        for i, block in enumerate(self.middle):
+            low = block(low, told)
+            if i % 2 == 0 and self.attention:
+                low = self.attention[i // 2](low)
+        h = self.join(torch.cat([h, self.grow(low)], dim=1))
+        for block in self.up:
+            h = block(h, told)
+        return F.pixel_shuffle(self.last(h), 2).to(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------- model
+
+
+class FlowMatching(Model):
+    """A velocity between noise and images, trained by flow matching.
+
+    Images are uint8, or floats in [0, 1] that stand for the bin they fall into; inside they lie in [-1, 1]. Latents (N, D) with
+    D = C * H * W are the noise itself: encode and decode follow the same paths both ways, as exactly as the steps are small.
+    With config.classes labels (N,) may be given; None is the velocity without one, of all classes together.
+    Raises UserError where images, labels, counts or settings are not what they should be.
+    """
+
+    Config = MatchingConfig
+    measures, free = ("control", "samples", "straightness"), True
+
+    def __init__(self, config: MatchingConfig):
+        super().__init__(config)
+        _, height, width = config.image_shape
+        if height % 4 or width % 4:
+            raise UserError(f"Images of {height}x{width} can't be halved twice: both sides must be divisible by 4; pad the images.")
+        for name, allowed in {"times": ("logit-normal", "uniform"), "pairing": ("random", "optimal")}.items():
+            if getattr(config, name) not in allowed:
+                raise UserError(f"There are no {name} {getattr(config, name)!r}: take one of {', '.join(allowed)}.")
+        if any(size % 8 for size in config.width):
+            raise UserError(f"Widths of {config.width} were given: their channels are normalised in 8 groups, so take multiples of 8.")
+        self.velocity = Velocity(config)
+
+    @property
+    def latent_dim(self) -> int:
+        return math.prod(self.config.image_shape)
+
+    @property
+    def passes(self) -> int:
+        return 2 * self.config.steps * (2 if self.config.guidance and self.labelled else 1)
+
+    def regions(self):
+        return [self.velocity]
+
+    # ---- in training
+
+    def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
+        """Mean squared error of the velocity a dimension, at a random time of a random path to each image."""
+        data = self._data(images)
+        label = self._label(labels, len(data))
+        if self.labelled and self.training:
+            hidden = torch.rand(len(data), device=data.device) < self.config.hidden_labels
+            label = label.masked_fill(hidden, self.velocity.labels)
+        noise = torch.randn_like(data)
+        if self.config.pairing == "optimal":
+            noise = pair(noise, data)
+        times = draw_times(len(data), self.config.times, data.device).to(data.dtype)
+        return {"loss": matching_loss(lambda x, t: self.velocity(x, t, label), data, times, noise)}
+
+    # ---- both ways
+
+    def field(self, labels=None, n: int = 1, guidance: float | None = None):
+        """The velocity as a function of (x, t) for labels (n,), or for none.
+
+        guidance w leads away from what is likely without the label: (1 + w) v(x, t, label) - w v(x, t) (Ho & Salimans 2022,
+        equation 6). None: the configuration's.
+        """
+        check_labels(self, labels, n)
+        label, guidance = self._label(labels, n), self.config.guidance if guidance is None else guidance
+        if labels is None or not guidance:
+            return lambda x, t: self.velocity(x, t, label)
+        none = torch.full_like(label, self.velocity.labels)
+
+        def guided(x, t):
+            told, free = self.velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, none])).chunk(2)
+            return told + guidance * (told - free)
+
+        return guided
+
+    @torch.no_grad()
+    def encode(self, images, labels=None, steps: int | None = None) -> torch.Tensor:
+        """The noise (N, D) that images come from: the path back, from the middle of each bin."""
+        data = self._data(images, noise=0.5)
+        return solve(self.field(labels, len(data), 0.0), data, steps or self.config.steps, 1.0, 0.0)[-1].flatten(1)
+
+    @torch.no_grad()
+    def decode(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, solver: str = "heun") -> torch.Tensor:
+        """Images in [0, 1], (N, C, H, W), of latents (N, D)."""
+        return self.trajectory(latents, labels, steps, guidance, solver)[-1]
+
+    @torch.no_grad()
+    def trajectory(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, solver: str = "heun") -> list[torch.Tensor]:
+        """What `decode` passes through, from noise to image, each (N, C, H, W) in [0, 1]."""
+        check_latents(latents, self.latent_dim)
+        noise = latents.view(-1, *self.config.image_shape)
+        points = solve(self.field(labels, len(noise), guidance), noise, steps or self.config.steps, solver=solver)
+        return [((x + 1) / 2).clamp(0, 1) for x in points]
+
+    def log_prob(self, images, labels=None, samples: int = 1, steps: int = 50) -> torch.Tensor:
+        """Lower bound on the log-probability of 8-bit images in nats, (N,), with uniform noise in the bins, as estimated by Hutchinson.
+
+        samples: of noise and probe together; the estimate is their mean, and unbiased but for the size of the steps.
+        """
+        size = at_once(images.device)
+        found = []
+        for i in range(0, len(images), size):
+            part = slice(i, i + size)
+            field = self.field(None if labels is None else labels[part], len(images[part]), 0.0)
+            estimates = []
+            for _ in range(samples):
+                data = self._data(images[part])
+                probe = torch.randint_like(data, 2) * 2 - 1
+                estimates.append(log_density(field, data, steps, probe)[0])
+            found.append(torch.stack(estimates).mean(0))
+        return torch.cat(found) - self.latent_dim * math.log(128)  # of densities on [-1, 1], where a bin is 1/128 wide
+
+    # ---- what comes in
+
+    def _data(self, images, noise: float | None = None):
+        """Images with noise in their bins, in [-1, 1]: at random, or all with the same."""
+        check_images(images, self.config.image_shape)
+        bins = images.to(self.dtype) if images.dtype == torch.uint8 else (images.to(self.dtype) * 256).floor().clamp(max=255)
+        return (bins + (torch.rand_like(bins) if noise is None else noise)) / 128 - 1
+
+    def _label(self, labels, n):
+        return torch.full((n,), self.velocity.labels, device=self.device) if labels is None or not self.labelled else labels
