@@ -182,7 +182,7 @@ def list_(args):
 
 
 def ship(args):
-    weights.ship(args.folder, args.name)
+    weights.ship(args.folder, args.name, args.set)
 
 
 def experiment(args):
@@ -263,6 +263,7 @@ def parser():
     command = commands.add_parser("ship", help="enter a finished run into weights/ and results/")
     command.add_argument("folder")
     command.add_argument("name")
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings that are no weights: guidance=1.0")
     command.set_defaults(call=ship)
 
     command = commands.add_parser("experiment", help="train and measure a comparison into results/ (`list` names them)")

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from helpers import UserError
-from helpers.recipes import RECIPES
+from helpers.recipes import RECIPES, settings_of
 from helpers.training import write_atomically, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,31 +117,38 @@ def record(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def ship(folder, name: str) -> None:
+def ship(folder, name: str, settings: list[str] | None = None) -> None:
     """Put a finished run into weights/ and results/ under `name`, in half precision, and enter it in the index.
 
-    Its seconds there include those of the weights that it started from.
+    Its seconds there include those of the weights that it started from. settings: "guidance=1.0", of what is not in the
+    weights but decides how they are used; what was measured before is then to be measured again (`evaluate --record`).
     """
     try:
-        content, record = halved((Path(folder) / "model.safetensors").read_bytes()), (Path(folder) / "result.json").read_bytes()
+        content, result = (Path(folder) / "model.safetensors").read_bytes(), json.loads((Path(folder) / "result.json").read_bytes())
     except OSError as error:
         raise UserError(f"{folder} holds no finished run ({error.strerror}): give the folder of one that `train` has left.") from None
-    result = json.loads(record)
+    changed = settings_of(result["model"], settings or [])
+    content, result["model_config"] = halved(content, changed), result["model_config"] | changed
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
     entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
     entry["seconds"] += result.get("seconds_before", 0.0)
     write_atomically(WEIGHTS / f"{name}.safetensors", lambda file: file.write(content))
-    write_atomically(RESULTS / f"{name}.json", lambda file: file.write(record))
+    write_json(RESULTS / f"{name}.json", result)
     enter(name, entry)
 
 
-def halved(content: bytes) -> bytes:
-    """A .safetensors file with its float32 tensors in float16: half the size, and read back as float32 of 11 bits."""
+def halved(content: bytes, changed: dict | None = None) -> bytes:
+    """A .safetensors file with its float32 tensors in float16: half the size, and read back as float32 of 11 bits.
+
+    changed: settings of its configuration that are to be others.
+    """
     tensors = {key: value.half() if value.dtype == torch.float32 else value for key, value in safetensors.torch.load(content).items()}
     broken = [key for key, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"{broken[0]} has values beyond the range of half precision (65,504): these weights can't be shipped.")
-    return safetensors.torch.save(tensors, metadata=metadata(content))
+    header = metadata(content)
+    header["config"] = json.dumps(json.loads(header["config"]) | (changed or {}))
+    return safetensors.torch.save(tensors, metadata=header)
 
 
 def keep_metrics(name: str, found: dict) -> None:

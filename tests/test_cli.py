@@ -59,6 +59,17 @@ def test_evaluate_can_keep_what_it_measured(trained, tmp_path, monkeypatch, caps
     assert run("evaluate", "mine") == 0 and weights.shipped()["mine"] == after[0]  # only when asked to
 
 
+def test_what_is_no_weight_can_be_set_when_shipped(tmp_path, monkeypatch, capsys):
+    for folder in ("WEIGHTS", "RESULTS"):
+        monkeypatch.setattr(weights, folder, tmp_path / folder)
+    assert run("train", "matching-conditional", "--dataset", "digits", "--profile", "smoke", "--epochs", 1, "--folder", tmp_path / "run") == 0
+    assert run("ship", tmp_path / "run", "mine", "--set", "guidance=1.5", "steps=2") == 0
+    model, _ = weights.load_model("mine")
+    assert (model.config.guidance, model.config.steps, model.passes) == (1.5, 2, 8)
+    assert weights.record("mine")["model_config"]["guidance"] == 1.5
+    assert run("ship", tmp_path / "run", "mine", "--set", "kindness=1") == 1 and "has no setting 'kindness'" in capsys.readouterr().err
+
+
 def test_a_read_only_disk(trained, tmp_path, monkeypatch, capsys):
     """What only reads goes on; what would write says so and leaves every file as it was."""
     for folder in ("WEIGHTS", "RESULTS"):

@@ -1,7 +1,7 @@
 """The comparisons: what is recorded is what the code says, and a run that was cut off goes on."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch

@@ -14,6 +14,7 @@ from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAE
 from helpers.models.gans import GAN, GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.models.hierarchical import FVAE, FVAEConfig
+from helpers.models.matching import FlowMatching, MatchingConfig
 from helpers.show import sliders
 
 CURVE = {"β = 1": (20.0, 80.0), "β = 4": (8.0, 110.0)}
@@ -25,6 +26,11 @@ def told():
 
 def grown():
     return stir(ProGAN(ProGANConfig((3, 16, 16), latent=4, width=4))).eval()
+
+
+def moving():
+    """Flow matching that is not at rest, of ten classes."""
+    return stir(FlowMatching(MatchingConfig((1, 8, 8), width=(8, 8), blocks=1, classes=10)), 0.2).eval()
 
 
 def explorers():
@@ -46,6 +52,9 @@ def explorers():
         "GAN, class": (sliders.classes_and_noise(told(), data.FASHION, n=4), "label", 8),
         "GAN, noise": (sliders.classes_and_noise(told(), data.FASHION, n=4), "noise", 5),
         "GAN, truncation": (sliders.classes_and_noise(told(), data.FASHION, n=4), "truncation", 0.2),
+        "guidance": (sliders.guided(moving(), data.DIGITS, n=4), "guidance", 4.0),
+        "guidance, class": (sliders.guided(moving(), data.DIGITS, n=4), "label", 10),
+        "guidance, steps": (sliders.guided(moving(), data.DIGITS, n=4), "steps", 1),
         "between classes": (sliders.morph(told(), data.DIGITS, n=3), "towards", 0.9),
         "within a class": (sliders.morph(told(), data.DIGITS, n=3), "noise", 0.6),
         "stage": (sliders.growth(grown(), n=3), "stage", 1),

@@ -365,7 +365,7 @@ def test_orthogonalized_keeps_the_directions_and_levels_their_sizes():
     for shape in ((3, 8, 20), (3, 20, 8), (2, 9, 9)):
         matrices = torch.randn(shape) @ torch.diag(torch.logspace(-0.3, 0.3, shape[2]))
         found = orthogonalized(matrices)
-        assert found.shape == shape and 0.5 < torch.linalg.svdvals(found).min() and torch.linalg.svdvals(found).max() < 1.3
+        assert found.shape == shape and torch.linalg.svdvals(found).min() > 0.5 and torch.linalg.svdvals(found).max() < 1.3
         u, _, v = torch.linalg.svd(matrices, full_matrices=False)
         turned = u.mT @ found @ v.mT
         assert (turned - torch.diag_embed(turned.diagonal(dim1=1, dim2=2))).abs().max() < 1e-3

@@ -100,9 +100,9 @@ def bits(task: Task) -> dict:
 
 
 def control(task: Task) -> dict:
-    """Whether samples are of the class asked for, each of the first 10,000 images' labels being asked for."""
+    """Whether samples are of the class asked for, each of the first 10,000 images' labels being asked for; at 1, `sample_quality` says so."""
     classifier = judge(task.dataset) if task.model.labelled else None
-    if classifier is None:
+    if classifier is None or task.model.drawn_at == 1.0:
         return {}
     labels, temperature = task.labels[:10_000], task.model.drawn_at
     found = {"control_accuracy": control_accuracy(task.model, classifier, labels, temperature)}
@@ -122,6 +122,16 @@ def reading(task: Task) -> dict:
         wrecks = predict(task.model, broken(unit(task.images), task.labels))
     right = (read.argmax(1) == task.labels).float().mean().item()
     return {"accuracy": right, "legibility": legibility(read), "legibility_of_broken_images": legibility(wrecks)}
+
+
+def unlabelled(task: Task) -> dict:
+    """The distance of samples of a model that takes labels, but was told none."""
+    model, reference = task.model, task.reference
+    if reference.classifier is None or not (model.labelled and model.free):
+        return {}
+    with aside():
+        ours = features(reference.classifier, model.sample(reference.n))
+    return {"frechet_without_labels": frechet_distance(ours, reference.features)}
 
 
 @torch.no_grad()
@@ -145,6 +155,7 @@ MEASURES: dict[str, Callable[[Task], dict]] = {
     "reading": reading,
     "control": control,
     "straightness": straightness_of_paths,
+    "unlabelled": unlabelled,
     "samples": lambda task: sample_quality(task.model, task.reference, task.floor),
 }
 
@@ -190,6 +201,7 @@ TOLERANCES = {
     "legibility": (0, 0.04),
     "legibility_of_broken_images": (0, 0.003),
     "frechet_distance": (0.05, 0.03),
+    "frechet_without_labels": (0.05, 0.03),
     "frechet_floor": (0.001, 0.0001),
     "frechet_floor_low": (0.001, 0.0001),
     "frechet_floor_high": (0.001, 0.0001),

@@ -222,7 +222,7 @@ def sample_quality(model, reference: Reference, floor: bool = True) -> dict:
 
     Fréchet and kernel distance, and if asked those of training images as their floor; precision and recall of 2,000; which
     classes they are of; diversity as a share of the real images'. A model that takes labels is asked for those of the real
-    images, and its diversity within a class is measured too.
+    images, and its diversity within a class and its obedience are measured too.
     """
     if reference.classifier is None:
         return {}
@@ -237,6 +237,9 @@ def sample_quality(model, reference: Reference, floor: bool = True) -> dict:
     found |= coverage(read) | {"legibility": legibility(read[:SOME]), "diversity": diversity(ours[:SOME]) / diversity(real[:SOME])}
     if labels is not None:
         found["diversity_within_class"] = diversity_within(ours, labels, real, reference.labels)
+        if model.drawn_at == 1.0 and model.config.parts == 1:  # these samples are what it is to be asked for
+            found["control_accuracy"] = (read.argmax(1) == labels).float().mean().item()
+            found |= {"control_temperature": 1.0, "control_samples": n}
     return found | {"passes": model.passes}
 
 

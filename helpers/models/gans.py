@@ -201,7 +201,7 @@ class GAN(Model):
     """A generator and a discriminator: images (N, C, H, W), uint8 or floats in [0, 1]; noise z (N, latent), standard normal."""
 
     Config = GANConfig
-    measures = ("control", "samples")
+    measures = ("samples",)
 
     def __init__(self, config: GANConfig):
         super().__init__(config)

@@ -238,7 +238,7 @@ class FlowMatching(Model):
     """
 
     Config = MatchingConfig
-    measures, free = ("control", "samples", "straightness"), True
+    measures, free = ("samples", "unlabelled", "straightness"), True
 
     def __init__(self, config: MatchingConfig):
         super().__init__(config)

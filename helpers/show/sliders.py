@@ -109,6 +109,27 @@ def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
     return Explorer(model, draw, controls | {"temperature": _slider("temperature", 0.8, 0.0, 1.2, 0.05)})
 
 
+def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) -> Explorer:
+    """Samples of flow matching: a slider for the class (the last is none), for the strength of guidance, for the solver's steps, for the noise.
+
+    classes: the names of the classes.
+    """
+    _check_classes(model, classes)
+    names, noises = [*classes, "no class"], [_noise(model, n, seed) for seed in range(last + 1)]
+
+    def draw(model, label, guidance, steps, noise):
+        labels = torch.full((n,), label, device=model.device) if label < len(classes) else None
+        images = model.decode(noises[noise], labels, steps, guidance)
+        evaluations = 2 * steps * (2 if guidance and labels is not None else 1)
+        caption = f"{n} samples of {names[label]}, guidance {guidance:.2f}, {steps} steps: {evaluations} evaluations an image"
+        return plots.grid(images, columns=8, scale=_scale(images)), caption
+
+    controls = {"label": _slider("class", min(3, len(classes) - 1), 0, len(classes), 1, widgets.IntSlider)}
+    controls["guidance"] = _slider("guidance", guidance, 0.0, 5.0, 0.25)
+    controls["steps"] = _slider("steps", 5, 1, 20, 1, widgets.IntSlider)
+    return Explorer(model, draw, controls | {"noise": _slider("noise", 0, 0, last, 1, widgets.IntSlider)})
+
+
 def classes_and_noise(model, classes, n: int = 8, last: int = 20) -> Explorer:
     """Samples of a conditional GAN: a slider for the class, one for which noise is drawn, one for how far out it reaches.
 
