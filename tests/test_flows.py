@@ -15,6 +15,7 @@ from helpers.models.bijections import (
     ElementwiseAffine,
     Invertible1x1,
     Logit,
+    MixtureCoupling,
     MultiScale,
     Squeeze,
     channel_mask,
@@ -31,6 +32,10 @@ def coupling(mask, channels, context_channels=0):
     return AffineCoupling(mask, channels, GatedConvNet(channels + context_channels, 2 * channels, 6, 1))
 
 
+def mixture_coupling(channels, context_channels=0):
+    return MixtureCoupling(channels, 3, GatedConvNet(channels // 2 + context_channels, channels // 2 * 11, 6, 1))
+
+
 # name -> (bijection, shape of one input)
 BIJECTIONS = {
     "squeeze": lambda: (Squeeze(), (2, 4, 4)),
@@ -38,11 +43,14 @@ BIJECTIONS = {
     "coupling, channel mask": lambda: (coupling(channel_mask(4), 4), (4, 2, 2)),
     "coupling, checkerboard": lambda: (coupling(checkerboard_mask(4, 4), 1), (1, 4, 4)),
     "coupling, context": lambda: (coupling(channel_mask(4), 4, context_channels=1), (4, 2, 2)),
+    "coupling, mixtures": lambda: (mixture_coupling(4), (4, 2, 2)),
+    "coupling, mixtures, context": lambda: (mixture_coupling(4, context_channels=1), (4, 2, 2)),
     "1x1 convolution": lambda: (Invertible1x1(4), (4, 2, 2)),
     "elementwise affine": lambda: (ElementwiseAffine(12), (12,)),
     "actnorm": lambda: (ElementwiseAffine(3, 1, 1), (3, 2, 2)),
     "multi-scale": lambda: (MultiScale([Squeeze(), Compose(Squeeze(), *coupling_layers(8, 2, 6, 1))], (1, 4, 4)), (1, 4, 4)),
     "whole flow": lambda: (tiny_flow((1, 4, 4)).flow, (1, 4, 4)),
+    "whole flow of mixtures": lambda: (tiny_flow((1, 4, 4), mixtures=3).flow, (1, 4, 4)),
 }
 
 
@@ -114,6 +122,18 @@ def test_elu_is_elu():
     mine, theirs = (torch.autograd.grad(f(x).sum(), x)[0] for f in (ELU(), torch.nn.functional.elu))
     away = x.detach().abs() > 1e-9  # at exactly 0 both clamps pass the gradient on: the slope there is 2, not 1
     torch.testing.assert_close(mine[away], theirs[away], rtol=0, atol=1e-12)
+
+
+def test_a_mixture_of_one_is_an_affine_coupling():
+    """logit sigmoid((x - mu) / e^w) is (x - mu) / e^w: nothing else is left of it."""
+    torch.manual_seed(0)
+    coupling = MixtureCoupling(4, 1, GatedConvNet(2, 10, 6, 1)).double()
+    stir(coupling, 0.2)
+    x = torch.randn(3, 4, 2, 2, dtype=torch.float64)
+    s, t, _, mu, w = coupling.read(x[:, :2], None)
+    z, log_det = coupling(x)
+    torch.testing.assert_close(z[:, 2:], ((x[:, 2:] - mu[:, 0]) * (-w[:, 0]).exp() + t) * s.exp())
+    torch.testing.assert_close(log_det, (s - w[:, 0]).flatten(1).sum(1))
 
 
 def test_couplings_start_as_the_identity():

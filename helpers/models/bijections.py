@@ -125,6 +125,60 @@ class AffineCoupling(Bijection):
         return z * (-s).exp() - t, -s.flatten(1).sum(1)
 
 
+class MixtureCoupling(Bijection):
+    """Send one half of the channels through the distribution function of a mixture of logistics that a network reads off the other half.
+
+    z_B = (logit F(x_B) + t) * exp(s), F(x) = sum over k of pi_k sigmoid((x - mu_k) exp(-w_k)), with (s, t, pi, mu, w) = net(x_A, context)
+    for every element (Ho et al. 2019, equations 15 and 16). An affine coupling can move and stretch; this one can also pull one bump
+    into several. F has no inverse in closed form: `inverse` bisects, and has no gradient. channels: even; context as in AffineCoupling.
+    """
+
+    def __init__(self, channels, mixtures, net):
+        super().__init__()
+        self.half, self.mixtures, self.net = channels // 2, mixtures, net
+        self.log_range = nn.Parameter(torch.zeros(1, self.half, 1, 1))
+        # apart from the start: components that are alike have the same gradient, and would stay alike
+        self.register_buffer("spread", torch.linspace(-1.5, 1.5, mixtures).view(-1, 1, 1, 1), persistent=False)
+
+    def read(self, seen, context):
+        """s and t, (N, half, H, W), and log pi, mu, w of the mixture, (N, mixtures, half, H, W)."""
+        if context is not None:
+            seen = torch.cat([seen, F.interpolate(context, size=seen.shape[2:])], dim=1)
+        many = self.half * self.mixtures
+        s, t, pi, mu, w = self.net(seen).to(seen.dtype).split([self.half, self.half, many, many, many], dim=1)
+        pi, mu, w = (part.unflatten(1, (self.mixtures, self.half)) for part in (pi, mu, w))
+        bound = self.log_range.exp()
+        return bound * torch.tanh(s / bound), t, pi.log_softmax(1), mu + self.spread, w.clamp(min=-7)
+
+    @staticmethod
+    def logit(x, pi, mu, w):
+        """logit F(x) and the logarithm of its derivative, of the shape of x."""
+        u = (x[:, None] - mu) * (-w).exp()
+        below, above = F.logsigmoid(u), F.logsigmoid(-u)
+        log_f, log_1_f = (pi + below).logsumexp(1), (pi + above).logsumexp(1)
+        return log_f - log_1_f, (pi + below + above - w).logsumexp(1) - log_f - log_1_f
+
+    def forward(self, x, context=None):
+        a, b = x.chunk(2, dim=1)
+        s, t, *mixture = self.read(a, context)
+        y, slope = self.logit(b, *mixture)
+        return torch.cat([a, (y + t) * s.exp()], dim=1), (slope + s).flatten(1).sum(1)
+
+    @torch.no_grad()
+    def inverse(self, z, context=None):
+        a, b = z.chunk(2, dim=1)
+        s, t, pi, mu, w = self.read(a, context)
+        y = b * (-s).exp() - t
+        quantiles = mu + w.exp() * y[:, None]  # of each component: the mixture's lies between
+        low, high = quantiles.amin(1), quantiles.amax(1)
+        for _ in range(50 if z.dtype == torch.float64 else 28):
+            middle = (low + high) / 2
+            short = self.logit(middle, pi, mu, w)[0] < y
+            low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+        x = (low + high) / 2
+        return torch.cat([a, x], dim=1), -(self.logit(x, pi, mu, w)[1] + s).flatten(1).sum(1)
+
+
 class Invertible1x1(Bijection):
     """A learned linear mixing of the channels of each pixel, so that every coupling sees another half.
 
@@ -244,13 +298,17 @@ class MultiScale(Bijection):
 # ---------------------------------------------------------------------------------------------------- in a row
 
 
-def coupling_layers(channels, couplings, width, blocks, context_channels=0, rotate=True):
-    """`couplings` times an invertible 1x1 convolution and a channel-masked affine coupling."""
+def coupling_layers(channels, couplings, width, blocks, context_channels=0, rotate=True, mixtures=0):
+    """`couplings` times an invertible 1x1 convolution and a coupling of half of the channels: affine, or of so many `mixtures`."""
     layers = []
     for _ in range(couplings):
         layers.append(Invertible1x1(channels, rotate))
-        net = GatedConvNet(channels + context_channels, 2 * channels, width, blocks)
-        layers.append(AffineCoupling(channel_mask(channels), channels, net))
+        if mixtures:
+            net = GatedConvNet(channels // 2 + context_channels, channels // 2 * (2 + 3 * mixtures), width, blocks)
+            layers.append(MixtureCoupling(channels, mixtures, net))
+        else:
+            net = GatedConvNet(channels + context_channels, 2 * channels, width, blocks)
+            layers.append(AffineCoupling(channel_mask(channels), channels, net))
     return layers
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.models.bijections import AffineCoupling, Compose, ElementwiseAffine, Logit, MultiScale, Squeeze, coupling_layers
+from helpers.models.bijections import AffineCoupling, Compose, ElementwiseAffine, Logit, MixtureCoupling, MultiScale, Squeeze, coupling_layers
 from helpers.models.layers import check_images, check_labels, check_latents
 from helpers.models.model import Model
 
@@ -29,6 +29,7 @@ class RealNVPConfig:
     couplings: tuple[int, ...] = (4, 6)  # couplings at each scale
     width: tuple[int, ...] = (32, 48)  # channels of the coupling networks at each scale
     blocks: int = 2  # gated residual blocks in each coupling network
+    mixtures: int = 0  # logistics in each coupling, of which the second half's distribution is mixed; 0: affine couplings
     dequantization_couplings: int = 4  # of the variational dequantisation; 0 makes it uniform
     dequantization_width: int = 32
     margin: float = 1e-5  # the logit sees [margin, 1 - margin] instead of [0, 1]
@@ -130,7 +131,7 @@ class RealNVP(Model):
         levels = []
         for couplings, width in zip(config.couplings, config.width, strict=True):
             channels *= 4
-            levels.append(Compose(Squeeze(), *coupling_layers(channels, couplings, width, config.blocks, config.classes)))
+            levels.append(Compose(Squeeze(), *coupling_layers(channels, couplings, width, config.blocks, config.classes, mixtures=config.mixtures)))
             channels //= 2  # the half that goes on
         flow = Compose(
             Logit(config.margin),
@@ -146,7 +147,7 @@ class RealNVP(Model):
 
     def regions(self):
         """The parts worth compiling: the couplings share their code, so two or three compilations serve all."""
-        return [module for module in self.modules() if isinstance(module, AffineCoupling)]
+        return [module for module in self.modules() if isinstance(module, AffineCoupling | MixtureCoupling)]
 
     @torch.no_grad()
     def initialize(self, images, labels=None) -> None:
