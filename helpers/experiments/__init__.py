@@ -29,7 +29,7 @@ from helpers.recipes import check_seed
 from helpers.show import plots
 
 EXPERIMENTS = flows.EXPERIMENTS | matching.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
-MEASUREMENTS = flows.MEASUREMENTS | matching.MEASUREMENTS | gans.MEASUREMENTS
+MEASUREMENTS = flows.MEASUREMENTS | matching.MEASUREMENTS | autoencoders.MEASUREMENTS | gans.MEASUREMENTS
 SPLIT = "validation"  # of the images that rows are measured on
 ASKED = {"samples": "pictures", "names": "attributes", "factors": "factors"}  # what of a model's measures only some rows ask for, and how
 PICTURED = {"legibility", "pixels", "pictures"}  # what is measured of samples: they are kept

@@ -1,9 +1,15 @@
 """The comparisons of notebook 02: autoencoders and VAEs."""
 
+import json
 from dataclasses import replace
 
+import torch
+from sklearn.mixture import GaussianMixture
+
+from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.autoencoders import AutoencoderConfig, VAEConfig
+from helpers.models.layers import at_once
 from helpers.training import TrainConfig
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -50,3 +56,49 @@ EXPERIMENTS = {
     "vae-grey": (fully_connected, SEEDS),
     "kl-schedules": (schedules, SEEDS),
 }
+
+
+# ----------------------------------------------------------------------------------------------- of shipped weights
+
+
+def code_sources(model, images) -> dict:
+    """Where codes may come from, name -> function of n: the prior, and what is fitted to, or is, the codes of training `images`.
+
+    Of a VAE the codes are draws from q(z|x) of what it observes: over all images they follow the aggregate posterior q(z).
+    """
+    stochastic = hasattr(model, "posterior")
+    parts = []
+    for part in images.split(1_000):
+        if stochastic:
+            mean, log_std, _ = model.posterior(model.observed(part))
+            parts.append(mean + log_std.exp() * torch.randn_like(mean))
+        else:
+            parts.append(model.encode(part))
+    codes = torch.cat(parts)
+    fitted = {f"a mixture of {k} Gaussians" if k > 1 else "one full Gaussian": GaussianMixture(k, random_state=0).fit(codes.cpu()) for k in (1, 10)}
+    sources = {"the standard normal": lambda n: torch.randn(n, model.latent_dim, device=codes.device)}
+    for name, mixture in fitted.items():
+        sources[name] = lambda n, mixture=mixture: torch.as_tensor(mixture.sample(n)[0], dtype=codes.dtype, device=codes.device)
+    return sources | {"codes of training images": lambda n: codes[torch.randperm(len(codes))[:n]]}
+
+
+def priors(device) -> dict:
+    """The decoders of shipped weights with codes from four places: whose fault is the sample, the decoder's or the prior's?"""
+    rows, n = [], 10_000
+    for name in ("ae-mnist", "vae-mnist", "ae-fashion", "vae-fashion"):
+        model, info = weights.load_model(name, device)
+        dataset = data.load(info["dataset"], device=device)
+        reference = measures.Reference(dataset)
+        with training.aside(0):
+            for source, drawn in code_sources(model, dataset.train_images).items():
+                images = torch.cat([model.decode(z) for z in drawn(n).split(at_once(device))])
+                ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
+                found = {"frechet_distance": measures.frechet_distance(ours, reference.features), "legibility": measures.legibility(read)}
+                rows.append(
+                    {"weights": name, "codes": source} | found | measures.precision_recall(ours[: measures.SOME], reference.features[: measures.SOME])
+                )
+                print(json.dumps(rows[-1]), flush=True)
+    return {"n": n, "split": "test", "rows": rows}
+
+
+MEASUREMENTS = {"priors": priors}

@@ -9,7 +9,7 @@ import torch
 from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.layers import at_once
-from helpers.models.matching import SOLVERS, MatchingConfig
+from helpers.models.matching import MatchingConfig, evaluations
 from helpers.training import TrainConfig
 
 TRAIN = TrainConfig(epochs=2, batch_size=128, learning_rate=8e-3, optimizer="muon", average=0.999, reports_per_epoch=1)
@@ -71,12 +71,14 @@ class Ruler:
 
 
 def solver(device) -> dict:
-    """matching-fashion without labels: evaluations of the network an image, by Euler's and by Heun's method, against distance."""
+    """matching-fashion without labels: evaluations of the network an image against distance, by Euler's method, by Heun's, and
+    by Heun's with a look at time 1 in its last step."""
     ruler, rows = Ruler("matching-fashion", device), []
-    for evaluations in (1, 2, 4, 6, 8, 12, 20, 40, 80):
-        for name, (_, each) in SOLVERS.items():
-            if evaluations >= each:
-                rows.append({"evaluations": evaluations} | ruler(steps=evaluations // each, solver=name))
+    for steps in (1, 2, 3, 5, 10, 20, 40):
+        rows.append({"way": "Heun", "evaluations": evaluations(steps)} | ruler(steps=steps))
+        rows.append({"way": "Heun, looking at time 1", "evaluations": 2 * steps} | ruler(steps=steps, look_at_1=True))
+    for steps in (1, 2, 3, 5, 10, 20, 40, 80):
+        rows.append({"way": "Euler", "evaluations": steps} | ruler(steps=steps, solver="euler"))
     return {"n": SOME, "split": "validation", "rows": rows, "real training images": ruler.real()}
 
 

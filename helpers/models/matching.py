@@ -91,16 +91,25 @@ def heun(velocity, x, t, dt):
     return x + dt / 2 * (here + velocity(x + dt * here, t + dt))
 
 
-SOLVERS = {"euler": (euler, 1), "heun": (heun, 2)}  # and evaluations a step
+SOLVERS = {"euler": euler, "heun": heun}
 
 
-def solve(velocity, x, steps: int, start: float = 0.0, end: float = 1.0, solver: str = "heun"):
-    """x (N, ...) at each of `steps` + 1 times from start to end, a list; from 1 to 0 it goes back from images to noise."""
-    step, _ = SOLVERS[solver]
+def solve(velocity, x, steps: int, start: float = 0.0, end: float = 1.0, solver: str = "heun", look_at_1: bool = False):
+    """x (N, ...) at each of `steps` + 1 times from start to end, a list; from 1 to 0 it goes back from images to noise.
+
+    The last step to time 1 is Euler's (Karras et al. 2022, algorithm 1): at 1 no noise is left to be seen, so the velocity
+    there is that of no noise at all, and half of what the step should take away would stay. look_at_1: let Heun look there.
+    """
     dt, points = (end - start) / steps, [x]
     for i in range(steps):
+        step = euler if i == steps - 1 and end == 1 and not look_at_1 else SOLVERS[solver]
         points.append(step(velocity, points[-1], points[-1].new_full((len(x),), start + i * dt), dt))
     return points
+
+
+def evaluations(steps: int, solver: str = "heun") -> int:
+    """How often `solve` asks for the velocity on its way to time 1."""
+    return steps if solver == "euler" else 2 * steps - 1
 
 
 def straightness(velocity, noise, steps: int = 20) -> torch.Tensor:
@@ -258,7 +267,7 @@ class FlowMatching(Model):
 
     @property
     def passes(self) -> int:
-        return 2 * self.config.steps * (2 if self.config.guidance and self.labelled else 1)
+        return evaluations(self.config.steps) * (2 if self.config.guidance and self.labelled else 1)
 
     def regions(self):
         return [self.velocity]
@@ -305,16 +314,16 @@ class FlowMatching(Model):
         return solve(self.field(labels, len(data), 0.0), data, steps or self.config.steps, 1.0, 0.0)[-1].flatten(1)
 
     @torch.no_grad()
-    def decode(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, solver: str = "heun") -> torch.Tensor:
-        """Images in [0, 1], (N, C, H, W), of latents (N, D)."""
-        return self.trajectory(latents, labels, steps, guidance, solver)[-1]
+    def decode(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, **how) -> torch.Tensor:
+        """Images in [0, 1], (N, C, H, W), of latents (N, D). steps, guidance: instead of the configuration's; `how` as in `solve`."""
+        return self.trajectory(latents, labels, steps, guidance, **how)[-1]
 
     @torch.no_grad()
-    def trajectory(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, solver: str = "heun") -> list[torch.Tensor]:
+    def trajectory(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, **how) -> list[torch.Tensor]:
         """What `decode` passes through, from noise to image, each (N, C, H, W) in [0, 1]."""
         check_latents(latents, self.latent_dim)
         noise = latents.view(-1, *self.config.image_shape)
-        points = solve(self.field(labels, len(noise), guidance), noise, steps or self.config.steps, solver=solver)
+        points = solve(self.field(labels, len(noise), guidance), noise, steps or self.config.steps, **how)
         return [((x + 1) / 2).clamp(0, 1) for x in points]
 
     def log_prob(self, images, labels=None, samples: int = 1, steps: int = 50) -> torch.Tensor:

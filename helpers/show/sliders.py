@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from helpers import UserError
 from helpers.models.layers import unit
+from helpers.models.matching import evaluations
 from helpers.show import plots
 from helpers.training import aside
 
@@ -120,8 +121,8 @@ def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) ->
     def draw(model, label, guidance, steps, noise):
         labels = torch.full((n,), label, device=model.device) if label < len(classes) else None
         images = model.decode(noises[noise], labels, steps, guidance)
-        evaluations = 2 * steps * (2 if guidance and labels is not None else 1)
-        caption = f"{n} samples of {names[label]}, guidance {guidance:.2f}, {steps} steps: {evaluations} evaluations an image"
+        asked = evaluations(steps) * (2 if guidance and labels is not None else 1)
+        caption = f"{n} samples of {names[label]}, guidance {guidance:.2f}, {steps} steps: {asked} evaluations an image"
         return plots.grid(images, columns=8, scale=_scale(images)), caption
 
     controls = {"label": _slider("class", min(3, len(classes) - 1), 0, len(classes), 1, widgets.IntSlider)}
