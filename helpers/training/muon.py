@@ -46,7 +46,9 @@ class Muon(torch.optim.AdamW):
         for shape, weights in alike.items():  # those of one shape together: many small products are slow one by one
             directions = []
             for weight in weights:
-                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+                if not self.state[weight]:  # the step is for AdamW, which looks for one in whatever state it loads
+                    self.state[weight] |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(weight)}
+                momentum = self.state[weight]["momentum"]
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
                 directions.append(weight.grad.lerp(momentum, group["momentum"]).flatten(1))  # Nesterov's
                 weight.grad = None  # so that AdamW leaves it alone
