@@ -51,7 +51,7 @@ FLOWING = TrainConfig(batch_size=128, learning_rate=8e-3, optimizer="muon", aver
 MATCHING = Recipe(
     FlowMatching,
     ({"width": (8, 16), "blocks": 1, "steps": 4}, replace(SMOKE, optimizer="muon")),
-    ({}, replace(FLOWING, epochs=4)),
+    ({}, replace(FLOWING, epochs=2, train_images=48_000, reports_per_epoch=2)),
     ({"width": (64, 128)}, replace(FLOWING, epochs=60)),
 )
 AUTOENCODER = Recipe(
