@@ -90,7 +90,7 @@ def evaluate(args):
                 drawn = model.sample(len(images), labels=dataset.test_labels if model.labelled else None)
             found["inception_distance"] = measures.inception_distance(drawn, images)
         if args.record:
-            weights.keep_metrics(args.weights, found)
+            weights.keep_metrics(args.weights, found | (speed(model) if model.draws else {}))
     result = {
         "name": args.weights,
         "dataset": dataset.name,
@@ -122,9 +122,7 @@ def evaluate_all(args, device):
         if long:  # the likelihood of all images would take hours
             found = {key: value for key, value in found.items() if key not in measures.BY_SAMPLES}
             found |= measures.nll_of_some(model, dataset.test_images, samples)
-        if model.draws:
-            found["samples_per_second"] = round(measures.samples_per_second(model), 1)
-            found["sampled_on"] = training.device_name(device)
+        found |= speed(model) if model.draws else {}
         differs = [key for key in recorded if key in found and key not in UNLIKE and not measures.agrees(key, found[key], recorded[key])]
         left = [key for key in recorded if key not in found]
         compared += sum(isinstance(recorded[key], float | int) and key not in UNLIKE for key in recorded.keys() - left)
@@ -143,6 +141,10 @@ def evaluate_all(args, device):
 
 
 UNLIKE = ("samples_per_second", "sampled_on")  # of the machine, not of the model
+
+
+def speed(model) -> dict:
+    return {"samples_per_second": round(measures.samples_per_second(model), 1), "sampled_on": training.device_name(model.device)}
 
 
 def sample(args):

@@ -110,6 +110,16 @@ def measured(name: str, where: dict, key: str, digits: int = 2) -> str:
     return number(float(rows[0][key]), digits)
 
 
+def sampled_on() -> str:
+    """Where the samples a second were measured, the models of all devices but the most frequent one named."""
+    names = {}
+    for name, entry in weights.shipped().items():
+        if "sampled_on" in entry["metrics"]:
+            names.setdefault(entry["metrics"]["sampled_on"], []).append(f"`{name}`")
+    usual, *others = sorted(names, key=lambda device: -len(names[device]))
+    return usual + "".join(f" (of {', '.join(names[device])}: {device})" for device in others)
+
+
 def half(metric: str, digits: int) -> str:
     """By how much a metric of any shipped weights changed at most when they were stored in half precision."""
     found = [abs(row["float16"] - row["float32"]) for row in experiments.load("half-precision")["rows"] if row["metric"] == metric]
@@ -176,10 +186,8 @@ def models(dataset: str) -> str:
 
 def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    names = {
-        f.__name__: f
-        for f in (w, x, percent, minutes, ratio, change, times_less, lowest, each, span, shared, carrying, measured, half, ceiling, table, models)
-    }
+    numbers = (w, x, percent, minutes, ratio, change, times_less, lowest, each, span, shared, carrying, measured, half, ceiling)
+    names = {f.__name__: f for f in (*numbers, sampled_on, table, models)}
     bench = json.loads((weights.RESULTS / "bench.json").read_text())
     values = {"shipped": weights.shipped(), "bench": bench, "load": experiments.load, "record": weights.record}
     return environment.from_string(TEXT.read_text(encoding="utf-8")).render(names | values)
