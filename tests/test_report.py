@@ -51,8 +51,10 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
     quick = weights.record("realnvp-mnist-quick")["metrics"]["bits_per_dim"]
     for said in (
         f"{quick:.3f} bits/dim on MNIST in these minutes",
-        f"shipped weights {w('realnvp-mnist', 'bits_per_dim', 3)} after {minutes('realnvp-mnist')}",
+        f"shipped RealNVP {w('realnvp-mnist', 'bits_per_dim', 3)} after {minutes('realnvp-mnist')}",
         f"on Fashion-MNIST {w('realnvp-fashion', 'bits_per_dim', 3)} after {minutes('realnvp-fashion').split()[0]}",
+        f"{report.percent('matching-fashion', 'control_accuracy', 0)} of clothes are read as the class asked for",
+        f"Fréchet distance {w('matching-fashion', 'frechet_distance')}, after {minutes('matching-fashion')}",
         f"{w('vae-mnist', 'nll', 1)} nats on binarised MNIST ({samples} importance samples) after {minutes('vae-mnist')}",
         f"a bound of {w('fvae-mnist', 'neg_elbo', 1)} nats",
         f"has {w('vae-mnist', 'neg_elbo', 1)} after 50",
