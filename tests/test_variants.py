@@ -13,6 +13,7 @@ SMALL = {"image_shape": (1, 4, 4), "couplings": (1, 2), "width": (6, 6), "blocks
 WAYS = {
     "nothing learned but the networks": {"network": "plain", "norm": "none", "learned_range": False, "mixing": "reverse", "learned_base": False},
     "batch norm inside": {"network": "residual", "norm": "batch", "mixing": "shuffle"},
+    "mixtures of logistics, self-attention": {"mixtures": 2, "attention": True, "width": (8, 16)},
     "raw pixels": {"logit": False, "dequantize": "none", "data_init": False},
 }
 FLAT = {"flat, halves": "halves", "flat, checkerboard": "checkerboard"}
@@ -36,8 +37,9 @@ def test_exact(name):
     torch.testing.assert_close(log_det[0], torch.linalg.slogdet(matrix).logabsdet, rtol=0, atol=1e-8)
 
 
-def test_unchanged_it_is_realnvp():
-    settings = SMALL | {"dequantization_couplings": 1, "dequantization_width": 6, "blocks": 2}
+@pytest.mark.parametrize("mixtures", [0, 2])
+def test_unchanged_it_is_realnvp(mixtures):
+    settings = SMALL | {"dequantization_couplings": 1, "dequantization_width": 6, "blocks": 2, "mixtures": mixtures}
     torch.manual_seed(0)
     theirs = VariantRealNVP(VariantConfig(**settings))
     ours = RealNVP(RealNVPConfig(**settings))

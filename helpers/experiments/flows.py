@@ -93,8 +93,28 @@ def pairs() -> dict[str, Row]:
     }
 
 
+# ------------------------------------------------------------------------------------------- couplings and optimizers
+
+
+def couplings() -> dict[str, Row]:
+    """Another optimizer, and couplings of Flow++, on clothes: one change at a time, about as many seconds each."""
+    ways = {  # changes of the model, the optimizer, and how many images it sees where the first sees one
+        "affine, AdamW": ({}, "adamw", 1.0),
+        "affine, Muon": ({}, "muon", 1.0),
+        "affine, Muon, standard normal base": ({"learned_base": False}, "muon", 1.0),
+        "affine, Muon, self-attention at 7x7": ({"attention": True}, "muon", 1.0),
+        "mixtures of 4 logistics, Muon": ({"mixtures": 4}, "muon", 1.0),
+    }
+    config, rows = VariantConfig(couplings=(4, 6), width=(32, 64)), {}
+    for way, (change, optimizer, speed) in ways.items():
+        train = replace(BUDGET, learning_rate=1.5e-2, optimizer=optimizer, average=0.99, train_images=round(24_000 * speed), reports_per_epoch=1)
+        rows[way] = Row(replace(config, **change), train, "fashion")
+    return rows
+
+
 EXPERIMENTS = {
     "pieces": (pieces, SEEDS),
+    "couplings": (couplings, SEEDS),
     "flat": (flat, SEEDS),
     "box": (box, (0,)),
     "static": (static, (0,)),

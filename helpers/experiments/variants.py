@@ -18,6 +18,7 @@ from helpers.models.bijections import (
     ElementwiseAffine,
     Invertible1x1,
     Logit,
+    MixtureCoupling,
     MultiScale,
     Squeeze,
     channel_mask,
@@ -25,6 +26,7 @@ from helpers.models.bijections import (
 )
 from helpers.models.flows import Dequantization, RealNVP, RealNVPConfig, VariationalDequantization
 from helpers.models.layers import ELU, MLP, ChannelNorm, GatedBlock
+from helpers.models.matching import Attention
 from helpers.models.model import Model
 
 
@@ -37,6 +39,7 @@ class VariantConfig(RealNVPConfig):
     zero_init: bool = True  # of the networks' last convolution
     learned_range: bool = True  # False: s between -1 and 1
     mixing: str = "1x1"  # of channels, before each coupling: reverse (the halves change places), shuffle or 1x1
+    attention: bool = False  # self-attention in the networks of the coarsest scale
     learned_base: bool = True
     data_init: bool = True  # False: the first batch is not looked at
     dequantize: str = "noise"  # none: whole numbers as they are, for what it does
@@ -71,10 +74,10 @@ class VariantRealNVP(RealNVP):
         levels = []
         for couplings, width in zip(config.couplings, config.width, strict=True):
             channels *= 4
-            layers = [Squeeze()]
+            layers, coarsest = [Squeeze()], len(levels) == len(config.width) - 1
             for _ in range(couplings):
                 layers.append(Invertible1x1(channels, rotate=True) if config.mixing == "1x1" else Permutation(channels, config.mixing))
-                layers.append(self._coupling(channels, width))
+                layers.append(self._coupling(channels, width, config.attention and coarsest))
             levels.append(Compose(*layers))
             channels //= 2
         start = [Logit(config.margin)] if config.logit else []
@@ -82,10 +85,11 @@ class VariantRealNVP(RealNVP):
         affine = ElementwiseAffine(config.image_shape[0], 1, 1)
         return dequantization, Compose(*start, affine, MultiScale(levels, config.image_shape), *base)
 
-    def _coupling(self, channels, width):
-        config = self.config
-        net = ConvNet(channels + config.classes, 2 * channels, width, config.blocks, config.network, config.norm, config.zero_init)
-        coupling = AffineCoupling(channel_mask(channels), channels, net)
+    def _coupling(self, channels, width, attention):
+        config, half = self.config, channels // 2
+        seen, told = (half, half * (2 + 3 * config.mixtures)) if config.mixtures else (channels, 2 * channels)
+        net = ConvNet(seen + config.classes, told, width, config.blocks, config.network, config.norm, config.zero_init, attention)
+        coupling = MixtureCoupling(channels, config.mixtures, net) if config.mixtures else AffineCoupling(channel_mask(channels), channels, net)
         coupling.log_range.requires_grad_(config.learned_range)
         return coupling
 
@@ -137,12 +141,13 @@ class ConvBlock(nn.Module):
 class ConvNet(nn.Module):
     """GatedConvNet with blocks of any kind and any norm: (N, in, H, W) to (N, out, H, W)."""
 
-    def __init__(self, in_channels, out_channels, width, blocks, kind="gated", norm="channel", zero_init=True):
+    def __init__(self, in_channels, out_channels, width, blocks, kind="gated", norm="channel", zero_init=True, attention=False):
         super().__init__()
         middle = [GatedBlock(width) if kind == "gated" else ConvBlock(width, norm, kind == "residual") for _ in range(blocks)]
         if norm != "channel":
             for block in middle:
                 block.norm = normalization(norm, width)
+        middle += [Attention(width)] if attention else []
         self.net = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), *middle, ELU(), nn.Conv2d(width, out_channels, 3, padding=1))
         if zero_init:
             nn.init.zeros_(self.net[-1].weight)
