@@ -144,6 +144,7 @@ UNLIKE = ("samples_per_second", "sampled_on")  # of the machine, not of the mode
 
 
 def speed(model) -> dict:
+    """How fast it draws, and where: for the record."""
     return {"samples_per_second": round(measures.samples_per_second(model), 1), "sampled_on": training.device_name(model.device)}
 
 

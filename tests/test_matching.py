@@ -10,7 +10,8 @@ from torch.distributions import Normal
 
 from helpers import UserError
 from helpers.models import matching
-from helpers.models.matching import Attention, FlowMatching, MatchingConfig
+from helpers.models.layers import Attention
+from helpers.models.matching import FlowMatching, MatchingConfig
 
 MEAN, WIDTH = 0.7, 0.3  # of the Gaussian data whose marginal velocity is known
 

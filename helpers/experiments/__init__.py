@@ -6,7 +6,7 @@ The rows of notebook 01 are in flows.py and matching.py, those of 02 in autoenco
 looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
 trained again, so a run that was cut off goes on, and a changed row is measured anew. What is compared is measured on the
 validation images, since a comparison is a choice; each row says so. The experiments in MEASUREMENTS train nothing: they
-measure shipped weights, on the test images.
+measure shipped weights, on the images that their records name.
 """
 
 import copy

@@ -25,8 +25,7 @@ from helpers.models.bijections import (
     checkerboard_mask,
 )
 from helpers.models.flows import Dequantization, RealNVP, RealNVPConfig, VariationalDequantization
-from helpers.models.layers import ELU, MLP, ChannelNorm, GatedBlock
-from helpers.models.matching import Attention
+from helpers.models.layers import ELU, MLP, Attention, ChannelNorm, GatedBlock
 from helpers.models.model import Model
 
 
@@ -86,8 +85,8 @@ class VariantRealNVP(RealNVP):
         return dequantization, Compose(*start, affine, MultiScale(levels, config.image_shape), *base)
 
     def _coupling(self, channels, width, attention):
-        config, half = self.config, channels // 2
-        seen, told = (half, half * (2 + 3 * config.mixtures)) if config.mixtures else (channels, 2 * channels)
+        config = self.config
+        seen, told = MixtureCoupling.sizes(channels, config.mixtures) if config.mixtures else (channels, 2 * channels)
         net = ConvNet(seen + config.classes, told, width, config.blocks, config.network, config.norm, config.zero_init, attention)
         coupling = MixtureCoupling(channels, config.mixtures, net) if config.mixtures else AffineCoupling(channel_mask(channels), channels, net)
         coupling.log_range.requires_grad_(config.learned_range)

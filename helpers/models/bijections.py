@@ -140,6 +140,11 @@ class MixtureCoupling(Bijection):
         # apart from the start: components that are alike have the same gradient, and would stay alike
         self.register_buffer("spread", torch.linspace(-1.5, 1.5, mixtures).view(-1, 1, 1, 1), persistent=False)
 
+    @staticmethod
+    def sizes(channels: int, mixtures: int) -> tuple[int, int]:
+        """How many channels its network sees, and how many it tells."""
+        return channels // 2, channels // 2 * (2 + 3 * mixtures)
+
     def read(self, seen, context):
         """s and t, (N, half, H, W), and log pi, mu, w of the mixture, (N, mixtures, half, H, W)."""
         if context is not None:
@@ -304,7 +309,8 @@ def coupling_layers(channels, couplings, width, blocks, context_channels=0, rota
     for _ in range(couplings):
         layers.append(Invertible1x1(channels, rotate))
         if mixtures:
-            net = GatedConvNet(channels // 2 + context_channels, channels // 2 * (2 + 3 * mixtures), width, blocks)
+            seen, told = MixtureCoupling.sizes(channels, mixtures)
+            net = GatedConvNet(seen + context_channels, told, width, blocks)
             layers.append(MixtureCoupling(channels, mixtures, net))
         else:
             net = GatedConvNet(channels + context_channels, 2 * channels, width, blocks)

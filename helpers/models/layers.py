@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
@@ -153,6 +154,22 @@ class GatedConvNet(nn.Module):
 
     def forward(self, x):
         return self.net(x)
+
+
+class Attention(nn.Module):
+    """Every position looks at all others, added to x: (N, C, H, W) to the same (Vaswani et al. 2017; its last layer starts at 0)."""
+
+    def __init__(self, channels, heads=4):
+        super().__init__()
+        self.norm, self.heads = nn.GroupNorm(8, channels), heads
+        self.ask, self.tell = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.tell.weight)
+        nn.init.zeros_(self.tell.bias)
+
+    def forward(self, x):
+        query, key, value = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)
+        found = F.scaled_dot_product_attention(query, key, value)
+        return x + self.tell(found.transpose(2, 3).reshape(x.shape))
 
 
 class ConvEncoder(nn.Module):

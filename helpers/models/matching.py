@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from helpers import UserError
-from helpers.models.layers import at_once, check_images, check_labels, check_latents
+from helpers.models.layers import Attention, at_once, check_images, check_labels, check_latents
 from helpers.models.model import Model
 
 
@@ -174,22 +174,6 @@ class Modulated(nn.Module):
         scale, shift = self.film(told)[:, :, None, None].chunk(2, dim=1)
         h = self.conv(F.silu(self.norm(x)))
         return x + self.conv_told(F.silu(self.norm_told(h) * (1 + scale) + shift))
-
-
-class Attention(nn.Module):
-    """Every position looks at all others, added to x: (N, C, H, W) to the same (Vaswani et al. 2017; its last layer starts at 0)."""
-
-    def __init__(self, channels, heads=4):
-        super().__init__()
-        self.norm, self.heads = nn.GroupNorm(8, channels), heads
-        self.ask, self.tell = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.tell.weight)
-        nn.init.zeros_(self.tell.bias)
-
-    def forward(self, x):
-        query, key, value = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)
-        found = F.scaled_dot_product_attention(query, key, value)
-        return x + self.tell(found.transpose(2, 3).reshape(x.shape))
 
 
 class Velocity(nn.Module):
