@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import UserError, experiments, training, weights
-from helpers.experiments.variants import VariantConfig
+from helpers.experiments.flow_variants import VariantConfig
 from helpers.models.autoencoders import AutoencoderConfig, VAEConfig
 from helpers.models.gans import GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig

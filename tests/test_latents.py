@@ -97,6 +97,47 @@ def test_importance_sampling_finds_the_integral(way):
     assert truth["not_gaussian"] >= 0
 
 
+def test_the_nearest_gaussian_of_a_slanted_one_is_the_one_that_is_known():
+    """Along the axes the least KL(q || p) has the widths of p's conditionals, 1 / sqrt(precision), and p's mean."""
+    precision = torch.tensor([[4.0, 2.5], [2.5, 3.0]], dtype=torch.float64)
+    across = torch.linspace(-4, 4, 120, dtype=torch.float64)
+    z = torch.cartesian_prod(across, across)
+    p = torch.distributions.MultivariateNormal(torch.tensor([0.5, -0.3], dtype=torch.float64), precision_matrix=precision)
+    found = measures.nearest_gaussian({"z": z, "log_p": p.log_prob(z), "log_cell": 2 * (across[1] - across[0]).log()})
+    expected = 0.5 * (precision.diagonal().log().sum() - torch.linalg.slogdet(precision)[1])
+    assert found["kl"] == pytest.approx(expected.item(), abs=1e-3) and expected > 0.3
+    torch.testing.assert_close(found["mean"], p.mean, rtol=0, atol=0.01)
+    torch.testing.assert_close(found["log_std"], -0.5 * precision.diagonal().log(), rtol=0, atol=0.01)
+    bumps = [torch.distributions.Normal(torch.tensor([place, 0.0]), 0.3).log_prob(z).sum(1) for place in (-2.0, 2.0)]
+    two = {"z": z, "log_p": torch.logaddexp(*bumps) - math.log(2), "log_cell": 2 * (across[1] - across[0]).log()}
+    assert measures.nearest_gaussian(two)["kl"] == pytest.approx(math.log(2), abs=0.01)  # of two far ones it takes one
+
+
+def test_the_parts_of_the_kl_are_those_of_a_gaussian_posterior_of_gaussian_codes():
+    """Codes x ~ N(0, A), q(z|x) = N(x, s^2): then q(z) = N(0, A + s^2), and all three parts are known."""
+    torch.manual_seed(0)
+    size, width = 20_000, 0.5
+    factor = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
+    codes = torch.randn(size, 2) @ factor.T
+
+    class Known(torch.nn.Module):
+        def observed(self, images):
+            return images
+
+        def posterior(self, x):
+            return x, torch.full_like(x, math.log(width)), None
+
+    found = measures.kl_parts(Known(), codes, draws=4_000)
+    aggregate = factor @ factor.T + width**2 * torch.eye(2)
+    index_code = 0.5 * torch.linalg.slogdet(aggregate / width**2)[1]
+    correlation = 0.5 * (aggregate.diagonal().log().sum() - torch.linalg.slogdet(aggregate)[1])
+    dimensions = 0.5 * (aggregate.diagonal() - 1 - aggregate.diagonal().log()).sum()
+    for name, value in {"index_code": index_code, "total_correlation": correlation, "dimensions": dimensions}.items():
+        assert found[name] == pytest.approx(value.item(), abs=0.05), name
+    whole = 0.5 * (codes.square() + width**2 - 1 - 2 * math.log(width)).sum(1).mean()
+    assert sum(found.values()) == pytest.approx(whole.item(), abs=0.1)
+
+
 def test_latents_are_where_the_prior_is_normal():
     model = tiny(where="both", features=2, likelihood="grey")
     u = torch.randn(6, 5).double()

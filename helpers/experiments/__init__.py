@@ -5,8 +5,8 @@ The rows of notebook 01 are in flows.py and matching.py, those of 02 in autoenco
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
 looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
 trained again, so a run that was cut off goes on, and a changed row is measured anew. What is compared is measured on the
-validation images, since a comparison is a choice; each row says so. The experiments in MEASUREMENTS train nothing: they
-measure shipped weights, on the images that their records name.
+validation images, since a comparison is a choice; each row says so. The experiments in MEASUREMENTS measure
+shipped weights, or train in more than one stage; on the images that their records name.
 """
 
 import copy
@@ -29,7 +29,7 @@ from helpers.recipes import check_seed
 from helpers.show import plots
 
 EXPERIMENTS = flows.EXPERIMENTS | matching.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
-MEASUREMENTS = flows.MEASUREMENTS | matching.MEASUREMENTS | autoencoders.MEASUREMENTS | gans.MEASUREMENTS
+MEASUREMENTS = flows.MEASUREMENTS | matching.MEASUREMENTS | autoencoders.MEASUREMENTS | latents.MEASUREMENTS | gans.MEASUREMENTS
 SPLIT = "validation"  # of the images that rows are measured on
 ASKED = {"samples": "pictures", "names": "attributes", "factors": "factors"}  # what of a model's measures only some rows ask for, and how
 PICTURED = {"legibility", "pixels", "pictures"}  # what is measured of samples: they are kept
@@ -153,14 +153,17 @@ def measure(row: Row, model, dataset) -> dict:
     return found
 
 
-NLL = {"samples": 5_000, "images": 250}  # importance samples, and of how many images: all of them would take a processor hours
+# Importance samples, and of how many images: all of them would take a processor hours. Grey images need more than binary ones.
+NLL = {"samples": {"bernoulli": 5_000, "logistic": 20_000}, "images": 250}
 
 
 def likelihood_of_some(model, images) -> dict:
     """NLL by importance sampling of some images, the same binary copies for every row, and the ELBO of these."""
     with training.aside(0):
         some = model.observed(images[:: max(1, len(images) // NLL["images"])][: NLL["images"]])
-    found = measures.nll(model, some, NLL["samples"]) | {"nll_images": len(some)}
+    samples = NLL["samples"][model.config.likelihood]
+    half = measures.nll(model, some, samples // 2)["nll"]  # whether as many are enough
+    found = measures.nll(model, some, samples) | {"nll_images": len(some), "nll_of_half_the_samples": half}
     return found | {"neg_elbo_of_nll_images": measures.elbo(model, some.repeat(20, 1, 1, 1))["neg_elbo"]}
 
 

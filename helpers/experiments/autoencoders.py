@@ -8,6 +8,7 @@ from sklearn.mixture import GaussianMixture
 
 from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
+from helpers.experiments.vae_variants import ImportanceConfig, StartedConfig, WindowConfig
 from helpers.models.autoencoders import AutoencoderConfig, VAEConfig
 from helpers.models.layers import at_once
 from helpers.training import TrainConfig
@@ -47,14 +48,37 @@ def schedules() -> dict[str, Row]:
         "deep": VAEConfig(latent=32, network="mlp", width=256, blocks=6),
     }
     rows = {f"{kind}, {way}": Row(replace(config, **change), train, measure=()) for kind, config in kinds.items() for way, change in ways.items()}
-    causes = {"deep, no KL": {"beta": 0.0}, "two layers, constant": {"blocks": 2}}  # is it the KL that does it, or the depth?
-    return rows | {label: Row(replace(kinds["deep"], **change), train, measure=()) for label, change in causes.items()}
+    deep = kinds["deep"]  # is it the KL that does it, or the depth, or how the weights start, or too few steps?
+    causes = {"deep, no KL": replace(deep, beta=0.0), "two layers, constant": replace(deep, blocks=2)}
+    causes |= {"deep, another start": StartedConfig(**vars(deep))}
+    rows |= {label: Row(config, train, measure=()) for label, config in causes.items()}
+    return rows | {"deep, four times the steps": Row(deep, replace(train, epochs=16), measure=())}
+
+
+def strong_decoder() -> dict[str, Row]:
+    """A decoder that sees, besides the latents, the pixels before each one in a window: what those tell, no latent need tell."""
+    train = TrainConfig(epochs=4, batch_size=128, compile=False, train_images=20_000)
+    config, steps = WindowConfig(latent=32, width=16), 4 * 20_000 // 128
+    rows = {f"window {side}" if side else "no window": replace(config, window=side) for side in (0, 3, 7, 15)}
+    rows["window 15, weight rises"] = replace(config, window=15, schedule="linear", schedule_steps=steps // 2)
+    rows["window 15, free bits"] = replace(config, window=15, free_bits=0.25)
+    return {label: Row(config, train, measure=()) for label, config in rows.items()}
+
+
+def objectives() -> dict[str, Row]:
+    """One latent drawn an image in training, or five, whose weights are averaged outside the logarithm (the ELBO) or inside (IWAE)."""
+    train = TrainConfig(epochs=5, batch_size=128, compile=False)
+    config = ImportanceConfig(latent=32, network="mlp", width=256, blocks=2)
+    ways = {"ELBO, one draw": (1, False), "ELBO, five draws": (5, False), "IWAE, five draws": (5, True)}
+    return {label: Row(replace(config, draws=draws, inside=inside), train, measure=("nll",)) for label, (draws, inside) in ways.items()}
 
 
 EXPERIMENTS = {
     "ae-sizes": (sizes, SEEDS),
     "vae-grey": (fully_connected, SEEDS),
     "kl-schedules": (schedules, SEEDS),
+    "strong-decoder": (strong_decoder, SEEDS),
+    "objectives": (objectives, SEEDS),
 }
 
 

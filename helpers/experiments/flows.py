@@ -9,8 +9,8 @@ import torch
 from scipy.stats import spearmanr
 
 from helpers import data, measures, training, weights
+from helpers.experiments.flow_variants import FlatConfig, VariantConfig
 from helpers.experiments.row import BUDGET, SEEDS, Row
-from helpers.experiments.variants import FlatConfig, VariantConfig
 from helpers.training import TrainConfig
 
 # --------------------------------------------------------------------------------------------- one piece exchanged

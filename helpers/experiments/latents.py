@@ -1,26 +1,30 @@
 """The comparisons of notebook 03: flows on latents, and what β does to them."""
 
+import json
 from dataclasses import replace
 
+import torch
+
+from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
-from helpers.models.autoencoders import TCVAEConfig, VAEConfig
-from helpers.models.hierarchical import FVAEConfig
+from helpers.models.autoencoders import VAE, TCVAEConfig, VAEConfig
+from helpers.models.hierarchical import FVAE, FVAEConfig
 from helpers.training import TrainConfig
 
 BETAS = (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)
+BASE = FVAEConfig(latent=32, network="mlp", width=256, blocks=2, couplings=0)  # of the flows on latents
+FEW = TrainConfig(epochs=5, batch_size=128, compile=False)
 
 
 def flows_on_latents() -> dict[str, Row]:
     """Where a flow on the latents is put and how many couplings it has; encoder, decoder and budget are the same in all rows."""
-    train = TrainConfig(epochs=5, batch_size=128, compile=False)
-    base = FVAEConfig(latent=32, network="mlp", width=256, blocks=2, couplings=0)
     ways = {"no flow": {}}
     ways |= {f"posterior, {count}": {"couplings": count} for count in (1, 2, 4, 8)}
     ways |= {"posterior, 4, sees the image": {"couplings": 4, "features": 32}}
     ways |= {f"{where}, 4": {"couplings": 4, "where": where} for where in ("prior", "both")}
-    rows = {f"mnist: {way}": Row(replace(base, **change), train, measure=("nll",)) for way, change in ways.items()}
+    rows = {f"mnist: {way}": Row(replace(BASE, **change), FEW, measure=("nll",)) for way, change in ways.items()}
     for way in ("no flow", "posterior, 4", "posterior, 4, sees the image", "prior, 4", "both, 4"):
-        rows[f"fashion: {way}"] = Row(replace(base, **ways[way], likelihood="logistic"), train, "fashion", measure=("nll",))
+        rows[f"fashion: {way}"] = Row(replace(BASE, **ways[way], likelihood="logistic"), FEW, "fashion", measure=("nll",))
     return rows
 
 
@@ -47,3 +51,83 @@ EXPERIMENTS = {
     "betas": (betas, SEEDS),
     "sprites": (sprites, SEEDS),
 }
+
+
+# ------------------------------------------------------------------------------------------------ in more than one stage
+
+
+def with_decoder_of(model, encoder, dataset, train: TrainConfig, device):
+    """The untrained VAE `encoder` trained with the decoder of `model`, which stays as it is."""
+    encoder.decoder.load_state_dict(model.decoder.state_dict())
+    encoder.to(device).decoder.requires_grad_(False)
+    training.fit(encoder, dataset, train, progress=False)
+    return encoder.eval()
+
+
+def frozen(device) -> dict:
+    """Two VAEs of `fvae`, without a flow and with eight couplings in the posterior, and fresh encoders of both kinds for the decoder
+    of each, which is frozen: 5 epochs for everything. Negative ELBO in nats."""
+    dataset, rows = data.load("mnist", device=device), []
+    images, _ = dataset.part("validation")
+    kinds = {"no flow": 0, "eight couplings": 8}
+    for seed in SEEDS:
+        train = replace(FEW, seed=seed)
+        for trained_with, couplings in kinds.items():
+            torch.manual_seed(seed)
+            model = FVAE(replace(BASE, couplings=couplings)).to(device)
+            training.fit(model, dataset, train, progress=False)
+            encoders = {"its own": model.eval()}
+            for kind, own in kinds.items():
+                torch.manual_seed(seed + 100)
+                encoders[f"fresh, {kind}"] = with_decoder_of(model, FVAE(replace(BASE, couplings=own)), dataset, train, device)
+            for encoder, one in encoders.items():
+                rows.append({"decoder trained with": trained_with, "encoder": encoder, "seed": seed} | measures.elbo(one, images))
+                print(json.dumps(rows[-1]), flush=True)
+    return {"split": "validation", "n": len(images), "rows": rows}
+
+
+def amortisation(device) -> dict:
+    """A VAE with two latents, 3 epochs; with its decoder, frozen, encoders of two kinds trained for 3, 15 and 30: what their ELBO
+    loses of 200 images, KL(q || truth) in nats, beside the least that any Gaussian along the axes loses of the same images."""
+    dataset, rows, n = data.load("mnist", device=device), [], 200
+    config = VAEConfig(latent=2, network="mlp", width=256, blocks=2)
+    bent = FVAEConfig(**vars(config), couplings=8, features=32)
+    for seed in SEEDS:
+        train = TrainConfig(epochs=3, batch_size=128, learning_rate=2e-3, average=0.99, compile=False, seed=seed)
+        torch.manual_seed(seed)
+        plane = VAE(config).to(device)
+        training.fit(plane, dataset, train, progress=False)
+        plane.eval()
+        with training.aside(0):
+            binary = plane.observed(dataset.part("validation")[0][:n])[:, None]  # binarised once
+        truths = [measures.true_posterior(plane, x) for x in binary]
+        least = torch.tensor([measures.nearest_gaussian(truth)["kl"] for truth in truths])
+        rows.append({"seed": seed, "encoder": "none: the best Gaussian of each image"} | _spread(least))
+        for epochs in (3, 15, 30):
+            for kind, settings in {"Gaussian": config, "with eight couplings": bent}.items():
+                torch.manual_seed(seed + 100)
+                encoder = VAE(settings) if settings is config else FVAE(settings)
+                encoder = with_decoder_of(plane, encoder, dataset, replace(train, epochs=epochs), device)
+                gaps = torch.tensor([measures.posterior_gap(encoder, x, truth) for x, truth in zip(binary, truths, strict=True)])
+                rows.append({"seed": seed, "encoder": kind, "epochs": epochs} | _spread(gaps))
+                print(json.dumps(rows[-1]), flush=True)
+    return {"split": "validation", "n": n, "rows": rows}
+
+
+def _spread(values) -> dict:
+    return {"mean": values.mean().item(), "median": values.median().item(), "largest": values.max().item()}
+
+
+def kl_parts(device) -> dict:
+    """The KL of the shipped β-VAEs taken apart, on the test images: what the code tells of the image, how the latents depend on each
+    other, how far each is from the prior."""
+    rows, images = [], data.load("mnist", device=device).test_images
+    for beta in BETAS:
+        name = "betavae-mnist" + f"-{beta:g}" * (beta != 4)
+        model, _ = weights.load_model(name, device)
+        rows.append({"weights": name, "beta": beta} | measures.kl_parts(model, images) | measures.elbo(model, images))
+        print(json.dumps(rows[-1]), flush=True)
+    return {"split": "test", "n": len(images), "rows": rows}
+
+
+MEASUREMENTS = {"frozen": frozen, "amortisation": amortisation, "kl-parts": kl_parts}

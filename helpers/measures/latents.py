@@ -1,5 +1,7 @@
 """What an autoencoder loses, what the latents of a VAE carry, and what single ones stand for."""
 
+import math
+
 import torch
 
 from helpers.measures import disentanglement
@@ -50,6 +52,33 @@ def latent_use(model, images, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"kl": gaussian_kl(mean, log_std).mean(0), "variance": encoded(model, images).var(0)}
 
 
+@torch.no_grad()
+def kl_parts(model, images, draws: int = 2_000, seed: int = 0) -> dict[str, float]:
+    """The mean KL(q(z|x) || p(z)) of a VAE in its three parts, in nats (Hoffman & Johnson 2016; Chen et al. 2018, equation 2).
+
+    index_code: what a latent tells of which image it is from, at most log N; total_correlation: KL(q(z) || product of q(z_d)), how the
+    latents depend on each other; dimensions: the sum of KL(q(z_d) || p(z_d)). q(z) is the mean of q(z|x) over all N `images`, and each
+    part the mean over a draw from q(z|x) for `draws` of them.
+    """
+    with aside(seed):
+        parts = [model.posterior(model.observed(part))[:2] for part in images.split(at_once(images.device))]
+        mean, log_std = (torch.cat(both).double() for both in zip(*parts, strict=True))
+        z = mean[:draws] + log_std[:draws].exp() * torch.randn_like(mean[:draws])
+
+    def log_q(z, mean, log_std):  # of every latent alone
+        return -0.5 * (((z - mean) / log_std.exp()).square() + math.log(2 * math.pi)) - log_std
+
+    own, prior = log_q(z, mean[:draws], log_std[:draws]).sum(1), log_q(z, torch.zeros_like(z), torch.zeros_like(z)).sum(1)
+    together, alone = [], []
+    for part in z.split(50):
+        pairs = log_q(part[:, None], mean, log_std)  # (50, N, D)
+        together.append(pairs.sum(2).logsumexp(1) - math.log(len(mean)))
+        alone.append((pairs.logsumexp(1) - math.log(len(mean))).sum(1))
+    together, alone = torch.cat(together), torch.cat(alone)
+    found = {"index_code": own - together, "total_correlation": together - alone, "dimensions": alone - prior}
+    return {name: part.mean().item() for name, part in found.items()}
+
+
 def active_units(model, images, threshold: float = 0.01) -> int:
     """How many latents move with the image: those whose code, the posterior's mean, has a variance above 0.01 (Burda et al. 2016, section 5.2)."""
     return int((latent_use(model, images)["variance"] > threshold).sum())
@@ -58,7 +87,8 @@ def active_units(model, images, threshold: float = 0.01) -> int:
 def evaluate_vae(model, images, samples: int = 1, progress: bool = False) -> dict:
     """ELBO, and where asked for the importance-weighted NLL and bits/dim, of a VAE; how many latents it uses."""
     result = {"likelihood": model.config.likelihood} | elbo(model, images)
-    result |= {"active_units": active_units(model, images), "mse": reconstruction_error(model, images).mean().item()}
+    result |= {"active_units": active_units(model, images)}
+    result |= {"mse": reconstruction_error(model, images).mean().item()} if model.passes == 1 else {}  # else it would take hours
     if samples > 1 and model.likelihood:  # no likelihood, no NLL
         result |= nll(model, images, samples, compile=samples >= LONG, progress=progress)
         result |= nll_of_some(model, images, samples) if samples >= LONG else {}

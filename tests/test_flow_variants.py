@@ -6,7 +6,7 @@ from conftest import stir
 from torch.autograd.functional import jacobian
 
 from helpers import UserError
-from helpers.experiments.variants import FlatConfig, FlatFlow, Permutation, VariantConfig, VariantRealNVP
+from helpers.experiments.flow_variants import FlatConfig, FlatFlow, Permutation, VariantConfig, VariantRealNVP
 from helpers.models.flows import RealNVP, RealNVPConfig
 
 SMALL = {"image_shape": (1, 4, 4), "couplings": (1, 2), "width": (6, 6), "blocks": 1, "dequantization_couplings": 0}
