@@ -33,7 +33,7 @@ def train(args):
     changes["seed"] = args.seed
     settings = recipes.settings_of(args.model, args.set)
     device = training.pick_device()
-    dataset = data.load(args.dataset, device=device)
+    dataset = data.load(args.dataset, device=device, size=args.size)
     model, config = recipes.recipe(args.model, profile, dataset, settings, **changes)
     before = weights.start_from(model, args.start) if args.start else 0.0
     folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
@@ -79,7 +79,7 @@ def evaluate(args):
         return evaluate_all(args, device)
     with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
         model, info = weights.load_model(args.weights, device)
-        dataset = data.load(args.dataset or info["dataset"], args.data, device)
+        dataset = data.load(args.dataset or info["dataset"], args.data, device, size=model.config.image_shape[1])
         if args.record and (args.weights not in weights.shipped() or dataset.name != info["dataset"]):
             raise UserError("--record keeps what was measured of shipped weights on their own data set: give the name of shipped weights alone.")
         started = time.perf_counter()
@@ -223,7 +223,8 @@ def parser():
 
     command = commands.add_parser("train", help="train a model; leaves weights and a record under runs/")
     command.add_argument("model", help=", ".join(recipes.RECIPES))
-    command.add_argument("--dataset", required=True, help=f"{', '.join(data.NAMES)}, or an .npz file")
+    command.add_argument("--dataset", required=True, help=f"{', '.join(data.NAMES)}, a folder of pictures, or an .npz file")
+    command.add_argument("--size", type=int, help="what the pictures of a folder are made to measure: 28, 32 or 64 (default: SIZE, else 28)")
     command.add_argument("--profile", help=f"{', '.join(recipes.PROFILES)} (default: what the hardware suggests)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--epochs", type=int, help="instead of the profile's")

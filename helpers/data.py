@@ -14,7 +14,7 @@ import filelock
 import numpy as np
 import torch
 
-from helpers import UserError
+from helpers import UserError, own_data
 
 DIGITS = tuple("0123456789")
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -41,6 +41,7 @@ IDX_MD5 = {
 }
 
 FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 DOWNLOAD_TIMEOUT = 30  # seconds without a byte; torchvision itself would wait for ever
 
 
@@ -118,13 +119,14 @@ def data_dir(root: str | os.PathLike | None = None) -> Path:
     return Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
 
 
-def load(name: str, root=None, device="cpu", fallback: str | None = None, validation: int = 5_000, seed: int = 0) -> Dataset:
+def load(name: str, root=None, device="cpu", fallback: str | None = None, validation: int = 5_000, seed: int = 0, size: int | None = None) -> Dataset:
     """Load a data set; download it when it is not there yet. "pairs" are pairs of MNIST's digits, "sprites" drawn here.
 
-    name: one of NAMES, or the path of an .npz with uint8 arrays train_images and test_images, (N, H, W) or
-    (N, H, W, C), and integer arrays train_labels and test_labels (N,).
+    name: one of NAMES, or the path of a folder of pictures, or of an .npz with arrays train_images and test_images, (N, H, W) or
+    (N, H, W, C), and maybe train_labels and test_labels (N,): see helpers.own_data.
     fallback: a data set to take instead when the one asked for can't be had; a banner then says so.
     validation: how many training images to hold out (at most a tenth of them).
+    size: what the pictures of a folder are made to measure; None: the environment variable SIZE, else 28.
     The name of one's own data set is its path: an .npz called mnist.npz is never taken for MNIST.
     Raises UserError where the name is unknown, or files are missing, damaged or not what they should be.
     """
@@ -134,12 +136,12 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
     if name == "sprites":
         return sprites(validation, seed).to(device)
     try:
-        arrays, classes = _read(name, data_dir(root))
+        arrays, classes = _read(name, data_dir(root), size, seed)
     except DataUnavailable as error:
         if fallback is None:
             raise
         print(_banner(f"{name.upper()} IS NOT HERE. THIS RUN USES {fallback.upper()} INSTEAD.", str(error)))
-        return load(fallback, root, device, validation=validation, seed=seed)
+        return load(fallback, root, device, validation=validation, seed=seed, size=size)
     train_images, train_labels, test_images, test_labels = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))
     held_out = min(validation, len(order) // 10)
@@ -220,19 +222,34 @@ class DataUnavailable(UserError):
     """The data set is neither on disk nor to be downloaded."""
 
 
-def _read(name, root):
+def picture_size(size: int | None = None) -> int:
+    """`size`, else the environment variable SIZE, else 28."""
+    found = size or os.environ.get("SIZE") or own_data.SIZES[0]
+    if not str(found).isdecimal():
+        raise UserError(f"SIZE is {found!r}: take one of {', '.join(map(str, own_data.SIZES))}.")
+    return int(found)
+
+
+def _read(name, root, size, seed):
     """Four arrays (train and test, images as uint8 (N, C, H, W), labels as int64) and the names of the classes."""
     if name in FOLDERS:
         return _read_idx(FOLDERS[name], root), CLASSES[name]
     if name == "cifar10":
         packed = root / "cifar10.npz"
-        return (_read_npz(packed) if packed.exists() else _read_cifar10(root)), CIFAR10
+        return (own_data.read_npz(packed)[0] if packed.exists() else _read_cifar10(root)), CIFAR10
     if name == "digits":
         return _read_digits(), DIGITS
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return own_data.read_folder(path, picture_size(size), root / "pictures", seed)
     if name.endswith(".npz"):
-        arrays = _read_npz(Path(name))
-        return arrays, tuple(str(i) for i in range(int(max(arrays[1].max(), arrays[3].max())) + 1))
-    raise UserError(f"There is no data set {name!r}: take one of {', '.join(NAMES)}, or the path of an .npz file.")
+        if not path.exists():
+            raise DataUnavailable(f"There is no file {path}: give the path of an .npz with train_images, train_labels, test_images, test_labels.")
+        return own_data.read_npz(path)
+    if path.is_file():
+        mend = "unpack it and give the folder" if path.suffix.lower() in PACKED else "give a folder of pictures, or an .npz"
+        raise UserError(f"{path} is a file of another kind: {mend}.")
+    raise UserError(f"There is no data set {name!r}: take one of {', '.join(NAMES)}, the path of a folder of pictures, or of an .npz file.")
 
 
 def _read_idx(folder, root):
@@ -275,40 +292,6 @@ def _read_digits():
     images = (bunch.images * (255 / 16)).round().astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)
     return images[:1500], labels[:1500], images[1500:], labels[1500:]
-
-
-def _read_npz(path):
-    """Arrays of an .npz, checked; never unpickles."""
-    if not path.exists():
-        raise DataUnavailable(f"There is no file {path}: give the path of an .npz with train_images, train_labels, test_images, test_labels.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            kinds = ("images", "labels") if {"train_labels", "test_labels"} & set(file) else ("images",)
-            missing = {f"{part}_{kind}" for part in ("train", "test") for kind in kinds} - set(file)
-            if missing:
-                raise UserError(f"{path} lacks {', '.join(sorted(missing))}: add these arrays.")
-            arrays = [file[f"{part}_{kind}"] for part in ("train", "test") for kind in kinds]
-    except UserError:
-        raise
-    except Exception as error:  # numpy, zipfile and zlib each raise their own kinds on a damaged file
-        raise UserError(f"{path} can't be read as an .npz of plain arrays ({type(error).__name__}): write it again with numpy.savez.") from None
-    if len(arrays) == 2:  # without labels: all are of one class
-        arrays = [array for images in arrays for array in (images, np.zeros(len(images), np.int64))]
-    result = []
-    for images, labels in (arrays[:2], arrays[2:]):
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
-            raise UserError(f"{path} has images of {images.dtype} {images.shape}: they must be uint8 of shape (N, H, W) or (N, H, W, C).")
-        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-            raise UserError(f"{path} has labels of {labels.dtype} {labels.shape}: they must be {len(images)} integers from 0 up.")
-        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-        if images.shape[1] not in (1, 3):
-            raise UserError(f"{path} has images of {images.shape[1]} channels, (N, H, W, C) being expected: grey (1) or colour (3) is allowed.")
-        result += [images, labels.astype(np.int64)]
-    if len(result[0]) < 10 or len(result[2]) < 2:
-        raise UserError(f"{path} has {len(result[0])} training and {len(result[2])} test images: at least 10 and 2 are needed.")
-    if result[0].shape[1:] != result[2].shape[1:]:
-        raise UserError(f"{path} has training images of {result[0].shape[1:]} but test images of {result[2].shape[1:]}: make them equal.")
-    return result
 
 
 def _download(fetch, what, root):

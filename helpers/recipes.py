@@ -176,7 +176,7 @@ def recipe(model: str, profile: str, dataset, settings: dict | None = None, **ch
     steps = train_config.epochs * (images // min(images, train_config.batch_size))
     settings = settings | found.kind.settings_for(dataset.image_shape, images, steps) | asked
     if found.labelled and len(dataset.classes) < 2:
-        raise UserError(f"A {model} needs labels of at least two classes, and {dataset.name} has none: add train_labels and test_labels.")
+        raise UserError(f"A {model} needs labels of at least two classes, and {dataset.name} has one class: give more, each with its own label.")
     if found.labelled:
         settings = settings | {"classes": round(len(dataset.classes) ** (1 / dataset.parts)), "parts": dataset.parts}
     torch.manual_seed(check_seed(train_config.seed))

@@ -20,7 +20,10 @@ def test_digits_need_no_network(digits):
 
 
 def test_parts_never_mix(tmp_path):
-    dataset = data.load(str(write_npz(tmp_path, train=np.arange(200))), validation=50)
+    numbers = np.arange(200, dtype=np.uint8)[:, None, None]
+    path = tmp_path / "numbers.npz"
+    np.savez(path, train_images=np.broadcast_to(numbers, (200, 8, 8)), test_images=np.zeros((40, 8, 8), np.uint8))
+    dataset = data.load(str(path), validation=50)
     parts = [dataset.part(split)[0][:, 0, 0, 0].tolist() for split in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [180, 20, 40]
     assert sorted(parts[0] + parts[1]) == list(range(200))
@@ -66,58 +69,6 @@ def test_a_pair_is_two_digits(name):
 def test_unknown_name():
     with pytest.raises(UserError, match="'mnits'.*mnist, fashion, cifar10, digits"):
         data.load("mnits")
-
-
-# ---- an .npz of one's own
-
-
-def write_npz(folder, train=None, **changes):
-    train = np.arange(60) if train is None else train
-    arrays = {
-        "train_images": np.broadcast_to(train.astype(np.uint8)[:, None, None], (len(train), 8, 8)),
-        "train_labels": train % 3,
-        "test_images": np.zeros((40, 8, 8), np.uint8),
-        "test_labels": np.arange(40) % 3,
-    }
-    path = folder / "mine é.npz"
-    np.savez(path, **{k: v for k, v in (arrays | changes).items() if v is not None})
-    return path
-
-
-def test_own_grey_and_colour_images(tmp_path):
-    grey = data.load(str(write_npz(tmp_path)))
-    assert grey.image_shape == (1, 8, 8) and grey.classes == ("0", "1", "2")
-    assert grey.name == str(tmp_path / "mine é.npz")  # from this name `evaluate` finds it again
-    colour = {"train_images": np.zeros((60, 8, 8, 3), np.uint8), "test_images": np.zeros((40, 8, 8, 3), np.uint8)}
-    assert data.load(str(write_npz(tmp_path, **colour))).image_shape == (3, 8, 8)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"test_labels": None}, "lacks test_labels"),
-        ({"train_images": np.zeros((60, 8, 8))}, "float64.*must be uint8"),
-        ({"train_images": np.zeros((60, 64), np.uint8)}, r"\(60, 64\).*\(N, H, W\)"),
-        ({"train_labels": np.arange(59)}, "60 integers"),
-        ({"train_labels": np.arange(60) - 1}, "from 0 up"),
-        ({"train_images": np.zeros((60, 8, 8, 2), np.uint8)}, "2 channels"),
-        ({"train_images": np.zeros((9, 8, 8), np.uint8), "train_labels": np.arange(9)}, "9 training and 40 test images: at least 10 and 2"),
-        ({"test_images": np.zeros((40, 8, 9), np.uint8)}, r"\(1, 8, 8\).*\(1, 8, 9\)"),
-        ({"train_labels": np.array([None] * 60, object)}, "can't be read"),
-    ],
-)
-def test_own_images_that_do_not_fit(tmp_path, changes, says):
-    with pytest.raises(UserError, match=says):
-        data.load(str(write_npz(tmp_path, **changes)))
-
-
-def test_own_file_missing_or_truncated(tmp_path):
-    with pytest.raises(UserError, match="no file"):
-        data.load(str(tmp_path / "none.npz"))
-    path = write_npz(tmp_path)
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(UserError, match="can't be read"):
-        data.load(str(path))
 
 
 # ---- files of MNIST

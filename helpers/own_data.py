@@ -1,0 +1,252 @@
+"""One's own pictures as a data set: a folder of them, or arrays in an .npz. Whatever is done to make them fit is said."""
+
+import hashlib
+import json
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from helpers import UserError
+
+SIZES = (28, 32, 64)  # what pictures of a folder are made to measure
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+LEAST = 10, 2  # training and test images of a data set
+
+
+# ---------------------------------------------------------------------------------------------------------- a folder
+
+
+def read_folder(folder: Path, size: int, cache: Path, seed: int = 0):
+    """Pictures under `folder` as four arrays, training and test, images uint8 (N, C, size, size) and labels (N,), and the classes' names.
+
+    Its sub-folders are the classes; without any, all are of one class. A tenth of each class, drawn by `seed`, is the test set, unless
+    the sub-folders are train and test, with classes in both. What was read once is kept under `cache` until a file changes.
+    Grey where all are grey, else in colour; cropped to the square in the middle. A file that can't be read is named and left out.
+    """
+    if size not in SIZES:
+        raise UserError(f"Pictures of {size}x{size} were asked for: take a size of {', '.join(map(str, SIZES))}.")
+    parts, unreadable = _listed(folder)
+    images, reasons = _cached(folder, sorted({path for paths in parts.values() for _, path in paths}), size, cache)
+    for path, reason in (unreadable | reasons).items():
+        print(f"{path} is left out: {reason}.")
+    found = {part: [(label, path) for label, path in paths if path in images] for part, paths in parts.items()}
+    classes = tuple(dict.fromkeys(label for label, _ in found["train"]))
+    if "test" not in found:
+        found = _split(found["train"], seed)
+    arrays = []
+    for part in ("train", "test"):
+        known = [(classes.index(label), path) for label, path in found[part] if label in classes]
+        strangers = sorted({label for label, _ in found[part]} - set(classes))
+        if strangers:
+            print(f"{len(found[part]) - len(known)} test pictures are left out: of {', '.join(strangers)} there are none to train on.")
+        pixels = np.stack([images[path] for _, path in known]) if known else np.zeros((0, size, size, 3), np.uint8)
+        arrays += [pixels.transpose(0, 3, 1, 2), np.array([label for label, _ in known], np.int64)]
+    enough(folder, len(arrays[0]), len(arrays[2]))
+    if all((pixels == pixels[:, :1]).all() for pixels in arrays[::2]):
+        arrays[::2] = [pixels[:, :1] for pixels in arrays[::2]]
+    return arrays, classes
+
+
+def enough(source, train: int, test: int) -> None:
+    """UserError unless there are enough images to train and to test on."""
+    if train < LEAST[0] or test < LEAST[1]:
+        raise UserError(f"{source} has {train} training and {test} test images: at least {LEAST[0]} and {LEAST[1]} are needed.")
+
+
+def _listed(folder: Path):
+    """{"train": [(class, path)], maybe "test": ...} in the order of names, and what could not be looked into: path -> reason."""
+    unreadable, seen = {}, {os.path.realpath(folder)}
+
+    def under(top) -> list[Path]:
+        found = []
+        for where, folders, files in os.walk(top, followlinks=True, onerror=lambda e: unreadable.update({e.filename: e.strerror})):
+            real = os.path.realpath(where)
+            if real in seen:  # links in a circle, or to another class, whose pictures would be in training and test at once
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            found += [Path(where, name) for name in sorted(files) if is_picture(name)]
+        return found
+
+    def classes(top) -> list[tuple[str, Path]]:
+        inside = sorted(path for path in top.iterdir() if not path.name.startswith("."))
+        beside = [path for path in inside if path.is_file() and is_picture(path.name)]
+        sorted_in = [(path.name, picture) for path in inside if path.is_dir() for picture in under(path)]
+        if sorted_in and beside:
+            print(f"{len(beside)} pictures of {top} are left out: they are in none of its sub-folders, which are the classes.")
+        return sorted_in or [(top.name, picture) for picture in beside]
+
+    try:
+        split = {name: folder / name for name in ("train", "test")}
+        parts = {name: classes(path) for name, path in (split if all(map(Path.is_dir, split.values())) else {"train": folder}).items()}
+    except OSError as error:
+        raise UserError(f"{folder} can't be read ({error.strerror}): mend its permissions.") from None
+    if not parts["train"]:
+        raise UserError(f"{folder} holds no pictures ({', '.join(ENDINGS)}): give the folder that they, or the folders of their classes, are in.")
+    return parts, unreadable
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+
+
+def _split(listed, seed: int) -> dict:
+    """A tenth of each class for the test set, at least one where there are two."""
+    parts, order = {"train": [], "test": []}, np.random.default_rng(seed).permutation(len(listed))
+    for name in dict.fromkeys(label for label, _ in listed):
+        own = [listed[i] for i in order if listed[i][0] == name]
+        held = max(1, len(own) // 10) if len(own) > 1 else 0
+        parts["test"] += own[:held]
+        parts["train"] += own[held:]
+    return parts
+
+
+def _cached(folder: Path, paths: list[Path], size: int, cache: Path):
+    """path -> uint8 (size, size, 3), and path -> reason of those that can't be read; read anew only where a file has changed."""
+    stamps = []
+    for path in paths:
+        try:
+            stat = path.stat()
+            stamps.append([str(path), stat.st_size, stat.st_mtime_ns])
+        except OSError as error:
+            stamps.append([str(path), error.strerror])
+    listing = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+    kept = cache / f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}-{size}.npz"
+    try:
+        with np.load(kept, allow_pickle=False) as file:
+            if str(file["listing"]) == listing:
+                reasons = {Path(path): reason for path, reason in json.loads(str(file["reasons"])).items()}
+                return dict(zip(map(Path, file["paths"].tolist()), file["images"], strict=True)), reasons
+    except Exception:  # not there yet, or cut off: numpy and zipfile each raise their own kinds
+        pass
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        read = list(tqdm(pool.map(lambda path: read_picture(path, size), paths), total=len(paths), desc=f"reading {folder.name}", unit="picture"))
+    images = {path: pixels for path, pixels in zip(paths, read, strict=True) if isinstance(pixels, np.ndarray)}
+    reasons = {path: reason for path, reason in zip(paths, read, strict=True) if isinstance(reason, str)}
+    if images:
+        _keep(kept, listing, images, reasons)
+    return images, reasons
+
+
+def _keep(kept: Path, listing: str, images: dict, reasons: dict) -> None:
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, suffix=".part", delete=False) as file:
+            paths = np.array(list(map(str, images)))
+            np.savez(
+                file,
+                listing=listing,
+                paths=paths,
+                images=np.stack(list(images.values())),
+                reasons=json.dumps({str(k): v for k, v in reasons.items()}),
+            )
+        os.replace(file.name, kept)
+    except OSError as error:
+        print(f"What was read can't be kept in {kept.parent} ({error.strerror}): it will be read again next time.")
+
+
+def read_picture(path: Path, size: int):
+    """The square in the middle of a picture as uint8 (size, size, 3), upright, on white where it is transparent; or why it can't be read."""
+    try:
+        with Image.open(path) as picture:
+            picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded no larger than needed
+            picture = on_white(ImageOps.exif_transpose(picture))
+            side = min(picture.size)
+            left, top = (picture.width - side) // 2, (picture.height - side) // 2
+            how = Image.Resampling.BOX if side >= size else Image.Resampling.BICUBIC
+            return np.asarray(picture.resize((size, size), how, (left, top, left + side, top + side)))
+    except OSError as error:
+        return error.strerror or "it is damaged or no picture"
+    except Exception as error:  # a damaged file can raise nearly anything
+        return f"it is damaged or no picture ({type(error).__name__})"
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Any kind of picture as RGB: 16 bits to 8, palettes looked up, transparent ones laid on white."""
+    if picture.mode.startswith("I"):  # of 16 bits
+        return Image.fromarray((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+# ----------------------------------------------------------------------------------------------------------- an .npz
+
+
+def read_npz(path: Path):
+    """The arrays of an .npz as `read_folder` gives them; never unpickles. What does not fit is made to, and said."""
+    arrays = _arrays(path)
+    train, test = (_images(path, arrays[f"{part}_images"], part) for part in ("train", "test"))
+    enough(path, len(train), len(test))
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(f"{path} has training images of {train.shape[1:]} but test images of {test.shape[1:]}: make them equal.")
+    if "train_labels" not in arrays:  # all are of one class
+        return [train, np.zeros(len(train), np.int64), test, np.zeros(len(test), np.int64)], ("0",)
+    labels = [_labels(path, arrays[f"{part}_labels"], len(images)) for part, images in (("train", train), ("test", test))]
+    values = np.unique(labels[0])
+    known = np.isin(labels[1], values)
+    if not known.all():
+        strangers = ", ".join(map(str, np.unique(labels[1][~known])[:10]))
+        print(f"{path}: {(~known).sum()} test images are left out: of {strangers} there are none to train on.")
+        enough(path, len(train), int(known.sum()))
+    numbers = [np.searchsorted(values, part).astype(np.int64) for part in (labels[0], labels[1][known])]
+    return [train, numbers[0], test[known], numbers[1]], tuple(map(str, values))
+
+
+def _arrays(path: Path) -> dict:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kinds = ("images", "labels") if {"train_labels", "test_labels"} & set(file) else ("images",)
+            wanted = [f"{part}_{kind}" for part in ("train", "test") for kind in kinds]
+            missing = set(wanted) - set(file)
+            if missing:
+                raise UserError(f"{path} lacks {', '.join(sorted(missing))}: add these arrays.")
+            return {name: file[name] for name in wanted}
+    except UserError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib each raise their own kinds on a damaged file
+        raise UserError(f"{path} can't be read as an .npz of plain arrays ({type(error).__name__}): write it again with numpy.savez.") from None
+
+
+def _images(path: Path, images, part: str):
+    """uint8 (N, C, H, W), both sides divisible by 4, of (N, H, W) or (N, H, W, C): uint8, uint16, or floats in [0, 1]."""
+    shape = f"{path} has {part} images of {images.dtype} {images.shape}"
+    if images.ndim not in (3, 4) or not len(images) or 0 in images.shape:
+        raise UserError(f"{shape}: they must be of shape (N, H, W) or (N, H, W, C).")
+    images = images[:, :, :, None] if images.ndim == 3 else images
+    if images.shape[3] not in (1, 2, 3, 4):
+        raise UserError(f"{shape}, (N, H, W, C) being expected: grey (1) or colour (3) is allowed, either with a transparency more.")
+    done = []
+    if images.dtype == np.uint16:
+        images, done = (images / 257).round().astype(np.uint8), ["16 bits are made 8"]
+    elif np.issubdtype(images.dtype, np.floating):
+        if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+            raise UserError(f"{shape} from {images.min():g} to {images.max():g}: floats must be from 0 to 1.")
+        images, done = (images * 255).round().astype(np.uint8), ["floats are made 8 bits"]
+    elif images.dtype != np.uint8:
+        raise UserError(f"{shape}: they must be uint8, uint16, or floats from 0 to 1.")
+    if images.shape[3] in (2, 4):
+        alpha = images[..., -1:] / 255
+        images = (images[..., :-1] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+        done.append("what is transparent is laid on white")
+    pad = [(0, -side % 4) for side in images.shape[1:3]]
+    if any(more for _, more in pad):
+        pad = [(more // 2, more - more // 2) for _, more in pad]
+        images = np.pad(images, [(0, 0), *pad, (0, 0)], mode="edge")
+        done.append(f"their edges are repeated up to {images.shape[1]}x{images.shape[2]}, sides that are divisible by 4")
+    if done:
+        print(f"{shape}: {'; '.join(done)}.")
+    return images.transpose(0, 3, 1, 2)
+
+
+def _labels(path: Path, labels, n: int):
+    if labels.shape != (n,) or labels.dtype.kind not in "iuU" or (labels.dtype.kind == "i" and labels.min() < 0):
+        raise UserError(f"{path} has labels of {labels.dtype} {labels.shape}: they must be {n} whole numbers from 0 up, or names.")
+    return labels
