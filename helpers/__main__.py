@@ -24,9 +24,11 @@ def describe(metrics) -> str:
 
 def train(args):
     profile = recipes.pick_profile(args.profile)
-    changes = {"epochs": args.epochs, "train_images": args.images, "batch_size": args.batch_size}
+    changes = {"epochs": args.epochs, "train_images": args.images, "batch_size": args.batch_size, "minutes": args.minutes}
     changes = {name: value for name, value in changes.items() if value is not None}
     for name, value in changes.items():
+        if name == "minutes":  # the loop looks at them
+            continue
         least = 2 if name == "train_images" else 1  # one image has no spread to start from
         if value < least:
             raise UserError(f"{value} {name.replace('_', ' ')} were asked for: ask for at least {least}.")
@@ -52,7 +54,7 @@ def train_in(folder, args, profile, device, dataset, model, config, before):
         checkpoint.replace(checkpoint.with_suffix(".old.pt"))
     print(
         f"{args.model} on {dataset.name}, profile {profile}: {training.count_parameters(model):,} parameters, "
-        f"{config.epochs} epochs on {training.device_name(device)}, in {folder}; the bar shows the time left."
+        f"{f'{config.minutes:g} minutes' if config.minutes else f'{config.epochs} epochs'} on {training.device_name(device)}, in {folder}."
     )
     try:
         record = training.fit(model.to(device), dataset, config, folder, resume=args.resume)
@@ -228,6 +230,7 @@ def parser():
     command.add_argument("--profile", help=f"{', '.join(recipes.PROFILES)} (default: what the hardware suggests)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--epochs", type=int, help="instead of the profile's")
+    command.add_argument("--minutes", type=float, help="end after so many instead: the schedule is made to fit what a step takes here")
     command.add_argument("--images", type=int, help="how many training images, instead of the profile's")
     command.add_argument("--batch-size", type=int, help="instead of the profile's: lower it where the memory does not suffice")
     command.add_argument(

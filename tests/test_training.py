@@ -1,6 +1,7 @@
 """The loop and the files it leaves: resuming, failing, saving, loading."""
 
 import builtins
+import contextlib
 import copy
 import errno
 import json
@@ -15,7 +16,7 @@ import torch
 
 from helpers import UserError, data, measures, recipes, training
 from helpers.models.flows import RealNVP
-from helpers.training import checkpoints, reports
+from helpers.training import checkpoints, loop, reports
 from helpers.training.muon import Muon, orthogonalized
 
 
@@ -341,6 +342,63 @@ def test_without_a_compiler_it_warns_once_and_runs(digits, smoke, monkeypatch):
     with pytest.warns(UserWarning, match="torch.compile does not work here") as caught:
         record = training.fit(model, digits, replace(config, compile=True), progress=False)
     assert len(caught) == 1 and not record["compiled"]
+
+
+@pytest.mark.parametrize("model", ["realnvp", "matching", "progan"])
+def test_measuring_its_pace_leaves_no_trace(digits, model):
+    results = []
+    for progress in (True, False):
+        one, config = recipes.recipe(model, "smoke", digits, train_images=96, epochs=2)
+        training.fit(one, digits, config, progress=progress)
+        results.append(state(one))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("model", ["realnvp", "progan"])
+def test_so_many_minutes_are_so_many_steps_of_its_pace(digits, model, monkeypatch, tmp_path):
+    monkeypatch.setattr(loop.Run, "pace", lambda run: 0.5)
+    monkeypatch.setattr(reports.Reporter, "seconds_of_a_report", lambda reporter: 1.5)
+    one, config = recipes.recipe(model, "smoke", digits, train_images=96, minutes=0.25)
+    record = training.fit(one, digits, config, tmp_path, progress=False)
+    assert record["epochs"][-1]["step"] == 15  # of half a second, and half a second of each three for a report
+    assert record["train_config"]["minutes"] == 0.25 and record["epochs"][-1]["epoch"] == 5
+    if model == "progan":  # what it schedules itself fits
+        assert record["model_config"]["stage_steps"] == one.config.stage_steps == 15 // (len(one.resolutions) + 1)
+
+
+def test_what_was_planned_stands_when_a_run_goes_on(digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(reports.Reporter, "seconds_of_a_report", lambda reporter: 0.0)
+    results = []
+    for stop, folder in ((False, tmp_path / "whole"), (True, tmp_path / "stopped")):
+        monkeypatch.setattr(loop.Run, "pace", lambda run: 0.5)
+
+        def look(model, epoch, stop=stop):
+            if stop and epoch == 3:
+                raise KeyboardInterrupt
+
+        one, config = recipes.recipe("realnvp", "smoke", digits, train_images=96, minutes=0.25)
+        with contextlib.suppress(KeyboardInterrupt):
+            training.fit(one, digits, config, folder, progress=False, on_report=look)
+        if stop:
+            monkeypatch.setattr(loop.Run, "pace", lambda run: 50.0)  # another machine
+            one, config = recipes.recipe("realnvp", "smoke", digits, train_images=96, minutes=0.25)
+            training.fit(one, digits, config, folder, resume=True, progress=False)
+        results.append(state(one))
+    assert torch.equal(*results)
+
+
+def test_it_ends_about_when_it_was_asked_to(digits):
+    one, config = recipes.recipe("vae", "smoke", digits, minutes=0.05)
+    training.fit(one, digits, config, progress=False)  # the first run warms up
+    record = training.fit(one, digits, config, progress=False)
+    assert 1.5 < record["seconds"] < 6
+    with pytest.raises(UserError, match="-1 minutes"):
+        training.fit(one, digits, replace(config, minutes=-1), progress=False)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 minutes"), (12_600, "3.5 hours")])
+def test_durations(seconds, text):
+    assert reports.duration(seconds) == text
 
 
 def test_schedule():

@@ -159,6 +159,7 @@ class ProGAN(GAN):
     """
 
     Config = ProGANConfig
+    uneven = True
 
     def __init__(self, config: ProGANConfig):
         if config.classes:

@@ -1,9 +1,10 @@
 """Training, whatever the model: a step, an epoch, and what they need. What is looked at meanwhile is in reports.py."""
 
+import copy
 import math
 import platform
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -23,6 +24,7 @@ class TrainConfig:
     """How to train, whatever the model: linear warm-up of the learning rate, then cosine decay to 0 over all the epochs."""
 
     epochs: int = 1
+    minutes: float | None = None  # end after so many instead, on whatever machine: a few steps are measured, and the schedule is made to fit
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -59,6 +61,7 @@ class TrainState:
     optimizers: list
     average: AveragedModel | None = None  # of the model's averaged_part()
     step: int = 0
+    total_steps: int = 0  # of the whole training
     reported: int = 0  # the step of the last report
     seconds: float = 0.0  # of training, before this process took over
     looks: int = 0  # how often in a row the training looked lost
@@ -67,7 +70,7 @@ class TrainState:
     epochs: list = field(default_factory=list)  # a row for each report
     alarms: list = field(default_factory=list)
 
-    PLAIN = ("step", "reported", "seconds", "looks", "sums", "lowest", "epochs", "alarms")
+    PLAIN = ("step", "total_steps", "reported", "seconds", "looks", "sums", "lowest", "epochs", "alarms")
 
     def state_dict(self) -> dict:
         average = self.average.state_dict() if self.average else None
@@ -125,9 +128,10 @@ class Run:
         self.batch_size = min(config.batch_size, len(self.images))
         self.mine = team.share(self.batch_size)
         self.steps_per_epoch = len(self.images) // self.batch_size
-        self.total_steps = config.epochs * self.steps_per_epoch
         self.precision = pick_precision(model.device) if config.precision == "auto" else config.precision
         normed = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        if config.minutes is not None and not 0 < config.minutes < math.inf:
+            raise UserError(f"A training of {config.minutes} minutes was asked for: ask for more than 0.")
         if normed and self.mine.stop - self.mine.start < 2:
             raise UserError("A batch of 1 image was given to batch norm, which needs the spread of several: give each process at least 2.")
         if model.labelled:
@@ -154,12 +158,24 @@ class Run:
             self.model.initialize(self.images[:1_000], self.labels[:1_000])
         settings = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay, "fused": self.model.device.type in ("cuda", "cpu")}
         optimizers = [OPTIMIZERS[self.config.optimizer](player.network, betas=player.betas, **settings) for player in self.players]
-        self.state = TrainState(self.model, optimizers)
+        self.state = TrainState(self.model, optimizers, total_steps=self.config.epochs * self.steps_per_epoch)
         self.state.average = averaged(self.model, self.config.average, self.state)
         if found is not None:
             self.state.load_state_dict(found)
+            self.end_at(self.state.total_steps)
         if self.team.average(torch.tensor(float(self.state.step), device=self.model.device)).item() != self.state.step:
             raise UserError("Not every process sees the same checkpoint: resume in a folder that all hosts share.")
+
+    @property
+    def total_steps(self) -> int:
+        return self.state.total_steps
+
+    def end_at(self, steps: int) -> None:
+        """Plan for so many steps in all, of which what the model itself schedules takes its share."""
+        self.state.total_steps = steps
+        if self.config.minutes:
+            settings = self.model.settings_for(tuple(self.images.shape[1:]), len(self.images), steps)
+            self.model.config = replace(self.model.config, **settings)
 
     def losses(self, player, images, labels) -> dict[str, torch.Tensor]:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -174,6 +190,21 @@ class Run:
         for name, buffer in self.model.named_buffers():
             buffer.copy_(before[name])
         set_rng_state(rng)
+
+    def pace(self) -> float:
+        """Mean seconds of a step: a few are taken, of a model whose steps change all along its schedule, and undone."""
+        before, seconds = copy.deepcopy(self.state.state_dict()), []
+        batch = self.images[: self.batch_size][self.mine], self.labels[: self.batch_size][self.mine]
+        for share in (0.1, 0.3, 0.5, 0.7, 0.9) if self.model.uneven else (0.0,):
+            self.state.step = int(share * self.total_steps)
+            for timed in (False, True, True, True):
+                begun = time.perf_counter()
+                sum(term.sum() for term in train_step(self, *batch).values()).item()  # which waits for the device
+                seconds += [time.perf_counter() - begun] * timed
+        for optimizer in self.state.optimizers:
+            optimizer.zero_grad()
+        self.state.load_state_dict(before)
+        return sum(seconds) / len(seconds)
 
 
 # ------------------------------------------------------------------------------------------------------------- loop
@@ -204,7 +235,7 @@ def train_epoch(run: Run, reporter: Reporter) -> None:
     """All training images once, in an order that seed and epoch fix; an epoch that was cut off goes on where it was."""
     epoch, first = divmod(run.state.step, run.steps_per_epoch)
     order = data.epoch_order(len(run.images), run.config.seed, epoch).to(run.images.device)
-    for i in range(first, run.steps_per_epoch):
+    for i in range(first, min(run.steps_per_epoch, first + run.total_steps - run.state.step)):
         index = order[i * run.batch_size : (i + 1) * run.batch_size][run.mine]
         terms = train_step(run, run.images[index], run.labels[index])
         reporter.after_step(terms)
@@ -234,12 +265,14 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
             compile_seconds = time.perf_counter() - begun if config.compile else 0.0
             team.own_noise(config.seed, run.state.step)
             with Reporter(run, checkpoint, on_report, progress) as reporter:
+                reporter.plan()
                 while run.state.step < run.total_steps:
                     train_epoch(run, reporter)
         run.state.swap()
         with aside(config.seed, model):
             model.finish(run.images)
     record = run.named | {
+        "model_config": asdict(model.config),
         "seed": config.seed,
         "parameters": count_parameters(model),
         "train_images": len(run.images),

@@ -3,12 +3,14 @@
 import math
 import os
 import time
+from dataclasses import replace
 
 import torch
 from tqdm.auto import tqdm
 
 from helpers import UserError
 from helpers.training.checkpoints import aside
+from helpers.training.devices import device_name
 
 CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 30))  # what a killed run can lose at most
 CHECK_STEPS = 10  # between looks at the losses: each look makes the processor wait for the device
@@ -28,14 +30,42 @@ class Reporter:
         self.progress = progress and run.team.first
         self.pending = []  # terms that are still on the device
         self.started = self.saved = time.perf_counter()
-        self.stopped = None
+        self.stopped, self.looking = None, 0.0  # seconds that on_report takes
         self.bar = tqdm(total=run.total_steps, initial=run.state.step, disable=not self.progress, unit="step", mininterval=0.5)
 
     def __enter__(self):
         if self.on_report and self.run.state.step == 0 and self.run.team.first:
             with aside(self.run.config.seed, self.run.model):
+                begun = time.perf_counter()
                 self.on_report(self.run.model, 0)
+                self.looking = time.perf_counter() - begun
         return self
+
+    def plan(self) -> None:
+        """Measure a few steps; make the schedule fit the minutes asked for, if it has not begun; say how long it will take."""
+        run, minutes, begun = self.run, self.run.config.minutes, time.perf_counter()
+        if not (minutes or self.progress):
+            return
+        step, report = run.pace(), self.seconds_of_a_report()
+        each = step + report * run.config.reports_per_epoch / run.steps_per_epoch  # a step and its share of the reports
+        if minutes and not run.state.step:
+            run.end_at(max(1, round(run.team.average(torch.tensor(60 * minutes / each, device=run.model.device)).item())))
+        self.bar.reset(run.total_steps)
+        self.bar.update(run.state.step)
+        if self.progress:
+            left = run.total_steps - run.state.step
+            tqdm.write(f"{left:,} steps of {step:.3g} s, reports of {report:.2g} s: about {duration(left * each)} on {device_name(run.model.device)}")
+        self.started += time.perf_counter() - begun
+
+    def seconds_of_a_report(self) -> float:
+        """Of what `report` looks at, by a part of the validation images."""
+        run = self.run
+        few = min(500, len(run.dataset.part("validation")[0]), run.config.validation_images or 500)
+        begun = time.perf_counter()
+        with aside(run.config.seed, run.model):
+            validate(run.model, run.dataset, replace(run.config, validation_images=few))
+        whole = len(run.dataset.part("validation")[0][: run.config.validation_images])
+        return (time.perf_counter() - begun) * whole / few + self.looking
 
     def __exit__(self, *_):
         self.bar.close()
@@ -48,7 +78,7 @@ class Reporter:
     def after_step(self, terms: dict) -> None:
         self.pending.append(terms)
         step, each, per_epoch = self.run.state.step, self.run.config.reports_per_epoch, self.run.steps_per_epoch
-        due = step * each // per_epoch > (step - 1) * each // per_epoch
+        due = step * each // per_epoch > (step - 1) * each // per_epoch or step == self.run.total_steps
         if not due and len(self.pending) < CHECK_STEPS:
             return
         means = self.collect()
@@ -86,7 +116,8 @@ class Reporter:
         """The bar's numbers, and an alarm once the training has looked lost for LOOKS looks in a row."""
         run, state = self.run, self.run.state
         numbers = ", ".join(f"{name.replace('_', ' ')} {means[name]:.3f}" for name in run.model.watched)
-        self.bar.set_postfix_str(f"epoch {math.ceil(state.step / run.steps_per_epoch)}/{run.config.epochs}, {numbers}", refresh=False)
+        epoch, epochs = (math.ceil(steps / run.steps_per_epoch) for steps in (state.step, run.total_steps))
+        self.bar.set_postfix_str(f"epoch {epoch}/{epochs}, {numbers}", refresh=False)
         message = run.model.alarm(means)
         state.looks = state.looks + 1 if message else 0
         if state.looks == LOOKS:
@@ -112,9 +143,17 @@ class Reporter:
             if self.on_report:
                 self.on_report(run.model, row["epoch"])
         state.swap()
-        if self.progress and (run.config.epochs == 1 or row["epoch"] % 1 == 0):  # of a long run one line an epoch
+        short, last = run.total_steps <= run.steps_per_epoch, state.step == run.total_steps
+        if self.progress and (short or last or row["epoch"] % 1 == 0):  # of a long run one line an epoch
             numbers = [f"{n.replace('_', ' ')}: train {row['train_' + n]:.4f}, validation {row['validation_' + n]:.4f}" for n in watched]
             tqdm.write(f"epoch {row['epoch']:g}: {'; '.join(numbers).removeprefix('loss: ')}, {row['seconds']:.0f} s")
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "12 minutes", "3.5 hours"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 100 * 60 else f"{seconds / 3_600:.1f} hours"
 
 
 def validate(model, dataset, config) -> dict[str, float]:
