@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -103,8 +104,7 @@ def evaluate(args):
     if args.json:
         print(json.dumps(result))
     else:
-        for key, value in result.items():
-            print(f"{key:20} {value:.4f}" if isinstance(value, float) else f"{key:20} {value}")
+        show(result)
 
 
 def evaluate_all(args, device):
@@ -176,14 +176,45 @@ def sample(args):
 
 
 def list_(args):
-    names = {"models": list(recipes.RECIPES), "datasets": list(data.NAMES), "profiles": list(recipes.PROFILES), "weights": weights.shipped()}
+    found = weights.shipped()
+    names = {"models": list(recipes.RECIPES), "datasets": list(data.NAMES), "profiles": list(recipes.PROFILES), "weights": found}
+    if args.name is not None and args.name not in found:
+        raise UserError(f"There are no shipped weights {args.name!r}: `python -m helpers list` names them.")
     if args.json:
-        print(json.dumps(names))
-        return
-    for kind in ("models", "datasets", "profiles"):
-        print(f"{kind:9} {', '.join(names[kind])}")
-    for name, entry in names["weights"].items():
-        print(f"weights   {name}: {entry['parameters']:,} parameters, {describe(entry['metrics'])}")
+        print(json.dumps(names if args.name is None else found[args.name]))
+    elif args.name is not None:
+        entry = found[args.name]
+        show(entry | {"minutes": round(entry["seconds"] / 60, 1)} | entry["metrics"], without=("metrics", "seconds"))
+    else:
+        for kind in ("models", "datasets", "profiles"):
+            print(textwrap.fill(f"{kind:9} {', '.join(names[kind])}", 100, subsequent_indent=" " * 10))
+        print(f"\n{'weights':26}{'parameters':>11}{'minutes':>9}  measured on the test images")
+        for name, entry in found.items():
+            print(f"{name:26}{entry['parameters']:11,}{entry['seconds'] / 60:9.1f}  {headline(entry['metrics'])}")
+        print("\n`python -m helpers list NAME` tells all that was measured of one; --json, of all.")
+
+
+HEADLINES = {  # metric -> how the table of shipped weights says it
+    "bits_per_dim": "{:.3f} bits/dim",
+    "nll": "{:.1f} nats",
+    "neg_elbo": "ELBO {:.1f} nats",
+    "accuracy": "accuracy {:.1%}",
+    "frechet_distance": "Fréchet {:.2f}",
+    "control_accuracy": "as asked {:.1%}",
+}
+
+
+def headline(metrics: dict) -> str:
+    """The few numbers that people ask for: of a likelihood the best known."""
+    known = [key for key in HEADLINES if key in metrics]
+    known = [key for key in known if key not in ("nll", "neg_elbo") or key == next(k for k in ("bits_per_dim", "nll", "neg_elbo") if k in metrics)]
+    return ", ".join(HEADLINES[key].format(metrics[key]) for key in known)
+
+
+def show(values: dict, without: tuple[str, ...] = ()) -> None:
+    for key, value in values.items():
+        if key not in without:
+            print(f"{key:26} {value:.4f}" if isinstance(value, float) else f"{key:26} {value}")
 
 
 def ship(args):
@@ -220,6 +251,7 @@ def parser():
     commands = main.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("list", help="models, data sets, profiles and shipped weights")
+    command.add_argument("name", nargs="?", help="shipped weights: all that was measured of them")
     command.add_argument("--json", action="store_true")
     command.set_defaults(call=list_)
 

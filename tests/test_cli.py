@@ -135,6 +135,15 @@ def test_list(capsys):
     names = json.loads(capsys.readouterr().out)
     assert names["models"] == list(recipes.RECIPES) and set(names["weights"]) == set(weights.shipped())
     assert run("list") == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 100 and all(f"\n{name} " in said for name in weights.shipped())
+    entry = weights.shipped()["matching-fashion"]["metrics"]
+    assert f"Fréchet {entry['frechet_distance']:.2f}, as asked {entry['control_accuracy']:.1%}" in said
+    assert run("list", "matching-fashion") == 0
+    assert f"{entry['recall']:.4f}" in capsys.readouterr().out
+    assert run("list", "matching-fashion", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == entry
+    assert run("list", "matching-fashions") == 1 and "`python -m helpers list` names them" in capsys.readouterr().err
 
 
 def test_an_earlier_checkpoint_is_not_lost(trained, capsys):
