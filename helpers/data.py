@@ -230,7 +230,7 @@ def picture_size(size: int | None = None) -> int:
     return int(found)
 
 
-def _read(name, root, size, seed):
+def _read(name, root, size=None, seed=0):
     """Four arrays (train and test, images as uint8 (N, C, H, W), labels as int64) and the names of the classes."""
     if name in FOLDERS:
         return _read_idx(FOLDERS[name], root), CLASSES[name]

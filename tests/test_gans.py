@@ -365,7 +365,7 @@ def test_the_watch_sees_the_same_noise_each_time(digits):
     model, config = recipes.recipe("cgan", "smoke", digits)
     judge, how = recipes.recipe("classifier", "smoke", digits, epochs=2)
     training.fit(judge, digits, how, progress=False)
-    watch = measures.CollapseWatch(judge.eval(), digits.test_images, 100)
+    watch = measures.CollapseWatch(measures.Judge(judge.eval(), "one of 8x8 digits"), digits.test_images, 100)
     model = GAN(replace(model.config, generator_norm=False))  # batch norm's running means would move on
     training.fit(model, digits, replace(config, learning_rate=0.0), on_report=watch, progress=False)
     assert list(watch.frames) == [0, 1, 2] == [row["epoch"] for row in watch.rows]

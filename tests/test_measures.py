@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_flow
@@ -155,12 +156,13 @@ def test_inception_sees_the_bins_that_everybody_sees(monkeypatch):
 
 def test_samples_are_measured_against_real_images(judge, digits, monkeypatch):
     """A stand-in that draws training images is as good as the floor, and noise is far away; without a judge nothing is said."""
-    monkeypatch.setattr(measures.samples, "judge", lambda dataset: judge)
+    monkeypatch.setattr(measures.samples, "judge", lambda dataset: measures.Judge(judge, "one of 8x8 digits"))
     reference, stand_in = measures.Reference(digits), tiny_flow((1, 8, 8))
     for index in measures.samples.matched_slices(digits.test_labels, digits.train_labels):
         stand_in.sample = lambda n, labels=None, index=index: digits.train_images[index]
         found = measures.sample_quality(stand_in, reference)
         assert found["frechet_floor_low"] <= round(found["frechet_distance"], 6) + 1e-6 <= found["frechet_floor_high"] + 2e-6
+    assert found["judge"] == "one of 8x8 digits"
     assert found["floor_slices"] == 4 and found["frechet_floor_low"] < found["frechet_floor"] < found["frechet_floor_high"]
     assert found["recall"] > 0.5 and found["classes_covered"] == 10 and "diversity_within_class" not in found and found["passes"] == 1
     stand_in.sample = lambda n, labels=None: torch.rand(n, 1, 8, 8)
@@ -168,6 +170,29 @@ def test_samples_are_measured_against_real_images(judge, digits, monkeypatch):
     assert noise["frechet_distance"] > 10 * found["frechet_distance"] and noise["recall"] < 0.1 and "frechet_floor" not in noise
     monkeypatch.setattr(measures.samples, "judge", lambda dataset: None)
     assert measures.sample_quality(stand_in, measures.Reference(digits)) == {}
+
+
+@pytest.mark.parametrize("classes", [10, 1])
+def test_pictures_of_ones_own_get_a_judge_of_their_own_once(digits, tmp_path, monkeypatch, capsys, classes):
+    """A classifier, or of one class the codes of an autoencoder; said beside the distance, and found again."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    labels = {"train_labels": digits.train_labels[:600], "test_labels": digits.test_labels} if classes > 1 else {}
+    np.savez(tmp_path / "mine.npz", train_images=digits.train_images[:600, 0], test_images=digits.test_images[:, 0], **labels)
+    mine = data.load(str(tmp_path / "mine.npz"))
+    reference, stand_in = measures.Reference(mine), tiny_flow((1, 8, 8))
+    assert capsys.readouterr().out.startswith("There is no judge for") and reference.classifier.reads == (classes > 1)
+    stand_in.sample = lambda n, labels=None: mine.train_images[:n]
+    found = measures.sample_quality(stand_in, reference)
+    stand_in.sample = lambda n, labels=None: torch.rand(n, 1, 8, 8)
+    noise = measures.sample_quality(stand_in, measures.Reference(mine), floor=False)
+    assert "no judge" not in capsys.readouterr().out and noise["frechet_distance"] > 5 * found["frechet_distance"]
+    if classes > 1:
+        assert int(found["judge"].split("about ")[1].split("%")[0]) > 85 and found["classes_covered"] == 10
+    else:
+        assert "codes of an autoencoder" in found["judge"] and "legibility" not in found
+    watch = measures.CollapseWatch(reference.classifier, mine.test_images, 50)
+    watch(stand_in, 0)
+    assert ("legibility" in watch.rows[0]) == (classes > 1) and watch.rows[0]["recall"] < 0.2
 
 
 def test_slices_are_matched_and_share_nothing():
@@ -182,7 +207,7 @@ def test_slices_are_matched_and_share_nothing():
 
 
 def test_a_model_that_takes_labels_is_asked_for_those_of_the_real_images(judge, digits, monkeypatch):
-    monkeypatch.setattr(measures.samples, "judge", lambda dataset: judge)
+    monkeypatch.setattr(measures.samples, "judge", lambda dataset: measures.Judge(judge, "one of 8x8 digits"))
     stand_in, asked = tiny_flow((1, 8, 8), classes=10), []
     stand_in.sample = lambda n, labels: (asked.append(labels), digits.test_images)[1]
     found = measures.sample_quality(stand_in, measures.Reference(digits), floor=False)

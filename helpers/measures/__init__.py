@@ -11,6 +11,7 @@ import torch
 
 from helpers import UserError
 from helpers.measures.disentanglement import ATTRIBUTES
+from helpers.measures.judges import Judge, judge
 from helpers.measures.latents import (
     active_units,
     disentangled,
@@ -49,7 +50,6 @@ from helpers.measures.samples import (
     frechet_distance,
     in_turn,
     inception_distance,
-    judge,
     kernel_distance,
     legibility,
     precision_recall,
@@ -63,7 +63,7 @@ from helpers.models.matching import straightness
 from helpers.training import aside
 
 __all__ = [
-    "BY_SAMPLES", "LONG", "MEASURES", "SOME", "CollapseWatch", "Reference", "Task", "accuracy", "active_units", "agrees", "bits_per_dim",
+    "BY_SAMPLES", "LONG", "MEASURES", "SOME", "CollapseWatch", "Judge", "Reference", "Task", "accuracy", "active_units", "agrees", "bits_per_dim",
     "bits_per_dim_to_nats", "class_log_probs", "control_accuracy", "coverage", "disentangled", "diversity", "diversity_within", "elbo", "encoded",
     "evaluate", "evaluate_vae", "features", "frechet_distance", "in_turn", "inception_distance", "judge", "kernel_distance", "kl_parts",
     "latent_use", "legibility", "named_latents", "nats_to_bits_per_dim", "nearest_gaussian", "nll", "nll_of_some", "pca_errors", "posterior_gap",
@@ -108,7 +108,7 @@ def control(task: Task) -> dict:
         return {}
     labels, temperature = task.labels[:10_000], task.model.drawn_at
     found = {"control_accuracy": control_accuracy(task.model, classifier, labels, temperature)}
-    return found | {"control_temperature": temperature, "control_samples": len(labels), "judge": task.dataset.judge}
+    return found | {"control_temperature": temperature, "control_samples": len(labels), "judge": classifier.name}
 
 
 def reconstruction(task: Task) -> dict:

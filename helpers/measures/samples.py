@@ -1,4 +1,4 @@
-"""How good samples are: read by a classifier of this project, the judge, and compared with real images by what it sees in them.
+"""How good samples are: read by a classifier, the judge, and compared with real images by what it sees in them.
 
 The judge's test accuracy is in its record, and each number that depends on it is named after it.
 """
@@ -12,21 +12,12 @@ import torch
 from torch import nn
 
 from helpers import UserError
+from helpers.measures.judges import judge
 from helpers.models.layers import at_once, levels
 from helpers.training import aside
-from helpers.weights import load_model, shipped
 
 SOME = 2_000  # images of which all pairs are compared
 SLICES = 5  # of training images, each as many as the real ones, whose distance to these is the floor of the distances
-
-
-def judge(dataset):
-    """The shipped classifier that reads the images of a data set, or None where there is none for images of this shape."""
-    if dataset.judge not in shipped():
-        return None
-    classifier, _ = load_model(dataset.judge, dataset.train_images.device)
-    channels, height, width = dataset.image_shape
-    return classifier if classifier.config.image_shape == (channels, height, width // dataset.parts) else None
 
 
 @torch.no_grad()
@@ -230,11 +221,14 @@ def sample_quality(model, reference: Reference, floor: bool = True) -> dict:
     labels = reference.labels if model.labelled else None
     with aside():
         ours = features(classifier, model.sample(n, labels=labels))
-        read = classifier.head(ours).softmax(1)
     found = {"frechet_distance": frechet_distance(ours, real), "kernel_distance": kernel_distance(ours, real)}
     found |= reference.floor if floor else {}
-    found |= {"frechet_samples": n, "judge": reference.dataset.judge} | precision_recall(ours[:SOME], real[:SOME])
-    found |= coverage(read) | {"legibility": legibility(read[:SOME]), "diversity": diversity(ours[:SOME]) / diversity(real[:SOME])}
+    found |= {"frechet_samples": n, "judge": classifier.name} | precision_recall(ours[:SOME], real[:SOME])
+    found |= {"diversity": diversity(ours[:SOME]) / diversity(real[:SOME])}
+    if classifier.reads:
+        with torch.no_grad():
+            read = classifier.head(ours).softmax(1)
+        found |= coverage(read) | {"legibility": legibility(read[:SOME])}
     if labels is not None:
         found["diversity_within_class"] = diversity_within(ours, labels, real, reference.labels)
         if model.drawn_at == 1.0 and model.config.parts == 1:  # these samples are what it is to be asked for
@@ -259,10 +253,12 @@ class CollapseWatch:
             images = model.sample(self.n, labels=in_turn(model, self.n))
         self.frames[epoch] = images[:64].cpu()
         if self.classifier:
-            ours, read = features(self.classifier, images), predict(self.classifier, images)
-            varied = {"diversity": diversity(ours) / diversity(self.real), "legibility": legibility(read)}
-            varied["recall"] = precision_recall(ours, self.real)["recall"]
-            self.rows.append({"epoch": epoch} | coverage(read) | varied)
+            ours = features(self.classifier, images)
+            varied = {"diversity": diversity(ours) / diversity(self.real), "recall": precision_recall(ours, self.real)["recall"]}
+            if self.classifier.reads:
+                read = predict(self.classifier, images)
+                varied |= coverage(read) | {"legibility": legibility(read)}
+            self.rows.append({"epoch": epoch} | varied)
 
 
 def in_turn(model, n: int):
