@@ -16,7 +16,7 @@ from helpers.models.classifier import Classifier
 from helpers.models.flows import RealNVP
 from helpers.models.gans import GAN
 from helpers.models.growing import ProGAN
-from helpers.models.hierarchical import FVAE
+from helpers.models.hierarchical import FVAE, LadderVAE
 from helpers.models.matching import FlowMatching
 from helpers.training import TrainConfig
 
@@ -67,6 +67,12 @@ VAES = Recipe(
     ({"latent": 32, "width": 64}, TrainConfig(epochs=100, batch_size=128, learning_rate=2e-3, average=0.999)),
 )
 FVAES = replace(VAES.with_(FVAE, where="both", features=32), smoke=VAES.with_(where="both", features=0).smoke)
+LADDERS = Recipe(
+    LadderVAE,
+    ({"layers": (1, 1, 1), "latents": (4, 2, 1), "width": 8}, SMOKE),
+    ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, average=0.99, reports_per_epoch=2)),
+    ({"width": 64}, TrainConfig(epochs=100, batch_size=128, learning_rate=2e-3, average=0.999)),
+)
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(
     Classifier,
@@ -114,6 +120,8 @@ RECIPES = {
     "vae-8bit": VAES.with_(likelihood="logistic"),
     "fvae": FVAES,
     "fvae-8bit": FVAES.with_(likelihood="logistic"),
+    "ladder": LADDERS,
+    "ladder-8bit": LADDERS.with_(likelihood="logistic"),
     "betavae": VAES.with_(latent=10, beta=4.0),
     "tcvae": VAES.with_(TCVAE, latent=10, beta=4.0),
     "gan": GANS,

@@ -87,7 +87,7 @@ def active_units(model, images, threshold: float = 0.01) -> int:
 def evaluate_vae(model, images, samples: int = 1, progress: bool = False) -> dict:
     """ELBO, and where asked for the importance-weighted NLL and bits/dim, of a VAE; how many latents it uses."""
     result = {"likelihood": model.config.likelihood} | elbo(model, images)
-    result |= {"active_units": active_units(model, images)}
+    result |= {"active_units": active_units(model, images)} if hasattr(model, "encoder") else {}  # of latents in layers there is no one posterior
     result |= {"mse": reconstruction_error(model, images).mean().item()} if model.passes == 1 else {}  # else it would take hours
     if samples > 1 and model.likelihood:  # no likelihood, no NLL
         result |= nll(model, images, samples, compile=samples >= LONG, progress=progress)

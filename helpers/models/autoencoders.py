@@ -63,6 +63,17 @@ def check_config(config) -> None:
         raise UserError(f"Images of {config.image_shape[1:]} don't fit: a conv autoencoder needs sides divisible by 4; network='mlp' takes any.")
 
 
+def check_bound(config) -> None:
+    """UserError for a likelihood or a weight of the KL that there is not."""
+    if config.likelihood not in LIKELIHOODS:
+        raise UserError(f"There is no likelihood {config.likelihood!r}: take one of {', '.join(LIKELIHOODS)}.")
+    if not 0 <= config.beta < math.inf:
+        raise UserError(f"β = {config.beta} was given: take a number from 0 up, 1 for the ELBO.")
+    if not 0 <= config.free_bits < math.inf:
+        raise UserError(f"{config.free_bits} free bits were given: take a number from 0 up, 0 for none.")
+    kl_weight(0, config.schedule, config.schedule_steps)
+
+
 def encoder_and_decoder(config, features: int, channels: int):
     """Networks from images to (N, features), and from (N, config.latent) to as many `channels` of the images' size."""
     _, height, width = config.image_shape
@@ -140,13 +151,7 @@ class VAE(Model):
     def __init__(self, config: VAEConfig, features: int = 0):
         super().__init__(config)
         check_config(config)
-        if config.likelihood not in LIKELIHOODS:
-            raise UserError(f"There is no likelihood {config.likelihood!r}: take one of {', '.join(LIKELIHOODS)}.")
-        if not 0 <= config.beta < math.inf:
-            raise UserError(f"β = {config.beta} was given: take a number from 0 up, 1 for the ELBO.")
-        if not 0 <= config.free_bits < math.inf:
-            raise UserError(f"{config.free_bits} free bits were given: take a number from 0 up, 0 for none.")
-        kl_weight(0, config.schedule, config.schedule_steps)
+        check_bound(config)
         channels = config.image_shape[0] * (2 if config.likelihood == "logistic" else 1)
         self.encoder, self.decoder = encoder_and_decoder(config, 2 * config.latent + features, channels)
 
@@ -185,10 +190,17 @@ class VAE(Model):
 
     def log_likelihood(self, x, z) -> torch.Tensor:
         """log p(x|z) in nats, (N,)."""
-        parameters = self.decoder(z).to(self.dtype)
+        return self.log_likelihood_of(x, self.decoder(z).to(self.dtype))
+
+    def log_likelihood_of(self, x, parameters) -> torch.Tensor:
+        """log p(x|z) in nats, (N,), where the decoder says `parameters` of z."""
         if self.config.likelihood == "logistic":
             return discretized_logistic(x, *parameters.chunk(2, dim=1)).flatten(1).sum(1)
         return -F.binary_cross_entropy_with_logits(parameters, x, reduction="none").flatten(1).sum(1)
+
+    def shown(self, parameters) -> torch.Tensor:
+        """Images in [0, 1] of what the decoder says: for each pixel the mean, or the place, of p(x|z), not a draw."""
+        return parameters.chunk(2, dim=1)[0].clamp(0, 1) if self.config.likelihood == "logistic" else torch.sigmoid(parameters)
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """In nats an image: reconstruction, -E_q[log p(x|z)] with one z an image; kl; and their weighted sum.
@@ -211,10 +223,9 @@ class VAE(Model):
         return mean + log_std.exp() * torch.randn_like(mean) if draw else mean
 
     def decode(self, z, labels=None) -> torch.Tensor:
-        """Images in [0, 1], (N, C, H, W), of latents (N, D): for each pixel the mean, or the place, of p(x|z), not a draw."""
+        """Images in [0, 1], (N, C, H, W), of latents (N, D), as `shown`."""
         check_latents(z, self.latent_dim)
-        parameters = self.decoder(z).to(self.dtype)
-        return parameters.chunk(2, dim=1)[0].clamp(0, 1) if self.config.likelihood == "logistic" else torch.sigmoid(parameters)
+        return self.shown(self.decoder(z).to(self.dtype))
 
     @torch.no_grad()
     def log_prob(self, images, labels=None, samples: int = 1, at_once: int = 250) -> torch.Tensor:
