@@ -13,6 +13,7 @@ import torch
 from helpers import UserError
 from helpers.models.autoencoders import TCVAE, VAE, Autoencoder
 from helpers.models.classifier import Classifier
+from helpers.models.codebook import VQVAE
 from helpers.models.flows import RealNVP
 from helpers.models.gans import GAN
 from helpers.models.growing import ProGAN
@@ -73,6 +74,12 @@ LADDERS = Recipe(
     ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, average=0.99, reports_per_epoch=2)),
     ({"width": 64}, TrainConfig(epochs=100, batch_size=128, learning_rate=2e-3, average=0.999)),
 )
+CODEBOOK = Recipe(
+    VQVAE,
+    ({"width": 8, "codes": 16, "code_width": 4, "prior_width": 16, "prior_layers": 1, "prior_heads": 2}, replace(SMOKE, optimizer="muon")),
+    ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.99, reports_per_epoch=2)),
+    ({"width": 64, "prior_width": 256}, TrainConfig(epochs=60, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.999)),
+)
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(
     Classifier,
@@ -122,6 +129,8 @@ RECIPES = {
     "fvae-8bit": FVAES.with_(likelihood="logistic"),
     "ladder": LADDERS,
     "ladder-8bit": LADDERS.with_(likelihood="logistic"),
+    "vqvae": CODEBOOK,
+    "vqvae-conditional": CODEBOOK.with_(labelled=True),
     "betavae": VAES.with_(latent=10, beta=4.0),
     "tcvae": VAES.with_(TCVAE, latent=10, beta=4.0),
     "gan": GANS,

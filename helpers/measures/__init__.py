@@ -58,7 +58,8 @@ from helpers.measures.samples import (
     samples_per_second,
 )
 from helpers.models.classifier import broken
-from helpers.models.layers import unit
+from helpers.models.codebook import perplexity
+from helpers.models.layers import at_once, pixels, unit
 from helpers.models.matching import straightness
 from helpers.training import aside
 
@@ -137,6 +138,19 @@ def unlabelled(task: Task) -> dict:
 
 
 @torch.no_grad()
+def codes(task: Task) -> dict:
+    """Of a codebook: what the choice of words loses, how many are in use, and what the prior needs for an image's words, in nats."""
+    model, losses, words, nats = task.model, [], [], []
+    size = at_once(task.images.device)
+    for images, labels in zip(task.images.split(size), task.labels.split(size), strict=True):
+        words.append(model.encode(images))
+        losses.append((model.decode(words[-1]) - pixels(model, images)).square().flatten(1).mean(1))
+        nats.append(-model.log_prob_of_words(words[-1], labels))
+    found = {"mse": torch.cat(losses).mean().item(), "perplexity": perplexity(torch.cat(words), model.config.codes).item()}
+    return found | {"code_nats": torch.cat(nats).mean().item(), "words_an_image": model.latent_dim}
+
+
+@torch.no_grad()
 def straightness_of_paths(task: Task, n: int = 500) -> dict:
     with aside():
         noise = task.model.prior(n).view(n, *task.model.config.image_shape)
@@ -150,6 +164,7 @@ def factors(task: Task) -> dict:
 
 MEASURES: dict[str, Callable[[Task], dict]] = {
     "bits": bits,
+    "codes": codes,
     "elbo": lambda task: evaluate_vae(task.model, task.images, task.samples, task.progress),
     "names": lambda task: named_latents(task.model, task.images)[0] if task.dataset.strokes else {},
     "factors": factors,
@@ -196,6 +211,8 @@ TOLERANCES = {
     "nll": (0.001, 0.1),
     "nll_of_first_100": (0.001, 0.1),
     "mse": (0.02, 0),
+    "perplexity": (0.02, 0),
+    "code_nats": (0.01, 0),
     "mse_of_training_images": (0.02, 0),
     "mse_of_pca": (0.001, 0),
     "active_units": (0, 1),

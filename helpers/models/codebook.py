@@ -1,0 +1,333 @@
+"""A codebook: every patch of an image becomes one of a few hundred words, and a transformer learns which word follows which.
+
+Two halves (van den Oord et al. 2017): an autoencoder whose bottleneck is a choice among learned vectors, and an autoregressive prior
+over those choices, p(c) = product over i of p(c_i | c_<i), whose likelihood is exact. Both learn at once here, the prior from the codes
+as they are at the time.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import UserError
+from helpers.models.layers import ELU, GatedBlock, check_labels, pixels
+from helpers.models.model import Model, Player
+
+DEAD = 0.1  # uses a batch below which a code is given another place
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; both sides divisible by 4
+    width: int = 32  # channels of encoder and decoder at half of the sides, twice as many at a quarter, where the codes are
+    blocks: int = 1  # gated residual blocks at each
+    codes: int = 128  # words in the codebook
+    code_width: int = 16  # numbers in each
+    commitment: float = 0.25  # weight of the encoder's distance from the words it chose
+    decay: float = 0.99  # of the running means that the words are
+    prior_width: int = 128
+    prior_layers: int = 4
+    prior_heads: int = 4
+    dropout: float = 0.1  # in the prior
+    classes: int = 0  # above 0 the prior sees the label
+    parts: int = 1  # always 1
+    adversarial: float = 0.0  # weight of a critic of patches in the decoder's loss (Esser et al. 2021)
+
+
+# ------------------------------------------------------------------------------------------------------- codebook
+
+
+class Codebook(nn.Module):
+    """Vectors to the nearest of `codes` words: (N, D, H, W) to the same, and which, (N, H, W).
+
+    In training a word moves to the running mean of the vectors that chose it (van den Oord et al. 2017, appendix A.1), and one that
+    hardly any chooses is put where some vector of the batch is. The gradient passes through as if nothing had been chosen.
+    """
+
+    def __init__(self, codes: int, width: int, decay: float):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("words", torch.randn(codes, width))
+        self.register_buffer("uses", torch.ones(codes))  # running mean of how often each was chosen in a batch
+        self.register_buffer("sums", self.words.clone())  # and of the sum of the vectors that chose it
+
+    @torch.no_grad()
+    def nearest(self, vectors) -> torch.Tensor:
+        """Which word is nearest to each of vectors (M, D), (M,)."""
+        return (self.words.square().sum(1) - 2 * vectors @ self.words.T).argmin(1)  # what is the same for all words is left out
+
+    @torch.no_grad()
+    def place(self, vectors) -> None:
+        """Put the words on vectors (M, D) drawn at random, as many as there are."""
+        drawn = vectors[torch.randperm(len(vectors), device=vectors.device)[: len(self.words)]]
+        drawn = drawn.repeat(math.ceil(len(self.words) / len(drawn)), 1)[: len(self.words)]
+        self.words.copy_(drawn + 1e-3 * torch.randn_like(drawn))
+        self.sums.copy_(self.words)
+        self.uses.fill_(1.0)
+
+    @torch.no_grad()
+    def learn(self, vectors, chosen) -> None:
+        uses = torch.bincount(chosen, minlength=len(self.words)).to(vectors.dtype)
+        sums = torch.zeros_like(self.sums).index_add_(0, chosen, vectors)
+        self.uses.lerp_(uses, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        others = vectors[torch.randint(len(vectors), (len(self.words),), device=vectors.device)]
+        dead = (self.uses < DEAD)[:, None]
+        self.sums.copy_(torch.where(dead, others, self.sums))
+        self.uses.copy_(torch.where(dead[:, 0], torch.ones_like(self.uses), self.uses))
+        self.words.copy_(self.sums / self.uses[:, None])
+
+    def forward(self, h):
+        vectors = h.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        chosen = self.nearest(vectors)
+        words = self.words[chosen].view(len(h), *h.shape[2:], -1).permute(0, 3, 1, 2)
+        if self.training:
+            self.learn(vectors, chosen)
+        return h + (words - h).detach(), words, chosen.view(len(h), *h.shape[2:])
+
+
+def perplexity(chosen, codes: int) -> torch.Tensor:
+    """How many words are in use, as it were: exp of the entropy of how often each was chosen; all alike gives `codes`."""
+    share = torch.bincount(chosen.flatten(), minlength=codes).float() / chosen.numel()
+    return torch.special.entr(share).sum().exp()
+
+
+# ---------------------------------------------------------------------------------------------------------- prior
+
+
+class Block(nn.Module):
+    """A transformer's block (Vaswani et al. 2017; normalised before): x (N, L, W) to the same, every position looking at those up to itself.
+
+    kept: the keys and values of positions before x, (2, N, heads, L', W / heads), and what is returned beside x is those and x's own.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.drop = heads, nn.Dropout(dropout)
+        self.norm, self.ask, self.tell = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.think = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+
+    def forward(self, x, kept=None):
+        query, *now = self.ask(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        kept = torch.stack(now) if kept is None else torch.cat([kept, torch.stack(now)], dim=3)
+        found = F.scaled_dot_product_attention(query, *kept, is_causal=x.shape[1] > 1)
+        x = x + self.drop(self.tell(found.transpose(1, 2).flatten(2)))
+        return x + self.think(x), kept
+
+
+class Prior(nn.Module):
+    """p(c_i | c_<i, label) of words c (N, L) in reading order: logits (N, L, codes). The label's vector, or one for all, stands before the first."""
+
+    def __init__(self, codes: int, length: int, width: int, layers: int, heads: int, dropout: float, labels: int):
+        super().__init__()
+        self.first, self.word = nn.Embedding(max(1, labels), width), nn.Embedding(codes, width)
+        self.place = nn.Parameter(0.02 * torch.randn(length, width))
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.last = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, codes))
+
+    def forward(self, c, label):
+        x = torch.cat([self.first(label)[:, None], self.word(c[:, :-1])], dim=1) + self.place
+        x = self.drop(x)
+        for block in self.blocks:
+            x, _ = block(x)
+        return self.last(x)
+
+    @torch.no_grad()
+    def draw(self, label, temperature: float = 1.0, start=None) -> torch.Tensor:
+        """Words (N, L), one after the other, for labels (N,); start (N, k): the first k as given. Temperature 0 takes the likeliest."""
+        given = 0 if start is None else start.shape[1]
+        x, kept, words = self.first(label)[:, None], [None] * len(self.blocks), []
+        for i in range(len(self.place)):
+            x = x + self.place[i]
+            for j, block in enumerate(self.blocks):
+                x, kept[j] = block(x, kept[j])
+            if i < given:
+                word = start[:, i]
+            else:
+                logits = self.last(x)[:, 0].float()
+                word = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0] if temperature else logits.argmax(1)
+            words.append(word)
+            x = self.word(word)[:, None]
+        return torch.stack(words, dim=1)
+
+
+# ---------------------------------------------------------------------------------------------------------- model
+
+
+class Patches(nn.Module):
+    """A critic that scores each patch of an image on its own (Isola et al. 2017): (N, C, H, W) to (N, 1, H / 4, W / 4)."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(channels, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.GroupNorm(8, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, padding=1),
+        )
+
+    def forward(self, x):
+        return self.net(2 * x - 1)
+
+
+class VQVAE(Model):
+    """Images (N, C, H, W) to words (N, L) of a codebook, L = H / 4 * W / 4 in reading order, and back; and a prior that writes such texts.
+
+    encode gives the words, whole numbers; decode takes them. The temperature of `sample` is the prior's. With config.classes
+    the prior, and it alone, is told the label. Raises UserError where images, labels, words or settings are not what they should be.
+    """
+
+    Config = VQVAEConfig
+    measures = ("codes", "samples")
+
+    def __init__(self, config: VQVAEConfig):
+        super().__init__(config)
+        channels, height, width_of_image = config.image_shape
+        if height % 4 or width_of_image % 4:
+            raise UserError(f"Images of {height}x{width_of_image} can't be halved twice: both sides must be divisible by 4; pad the images.")
+        if config.prior_width % config.prior_heads:
+            raise UserError(f"{config.prior_heads} heads can't share a width of {config.prior_width}: take a multiple of them.")
+        if config.codes < 2 or config.parts != 1:
+            raise UserError(f"{config.codes} codes and {config.parts} parts were asked for: take at least 2 codes, and one part.")
+        width, blocks = config.width, config.blocks
+        self.grid = (height // 4, width_of_image // 4)
+        encoder = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * channels, width, 3, padding=1),
+            *(GatedBlock(width) for _ in range(blocks)),
+            ELU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            *(GatedBlock(2 * width) for _ in range(blocks)),
+            ELU(),
+            nn.Conv2d(2 * width, config.code_width, 1),
+        )
+        decoder = nn.Sequential(
+            nn.Conv2d(config.code_width, 2 * width, 3, padding=1),
+            *(GatedBlock(2 * width) for _ in range(blocks)),
+            ELU(),
+            nn.Conv2d(2 * width, 4 * width, 1),
+            nn.PixelShuffle(2),
+            *(GatedBlock(width) for _ in range(blocks)),
+            ELU(),
+            nn.Conv2d(width, 4 * channels, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+        codebook = Codebook(config.codes, config.code_width, config.decay)
+        self.autoencoder = nn.ModuleDict({"encoder": encoder, "decoder": decoder, "codebook": codebook})
+        sizes = config.prior_width, config.prior_layers, config.prior_heads, config.dropout
+        self.writer = Prior(config.codes, self.latent_dim, *sizes, config.classes)
+        self.critic = Patches(channels, width) if config.adversarial else None
+        self.register_buffer("variance", torch.ones(()))  # of the training images' pixels: the unit of the squared error
+
+    @property
+    def encoder(self):
+        return self.autoencoder["encoder"]
+
+    @property
+    def decoder(self):
+        return self.autoencoder["decoder"]
+
+    @property
+    def codebook(self):
+        return self.autoencoder["codebook"]
+
+    @property
+    def latent_dim(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def watched(self):
+        return ("autoencoder_loss", "prior_loss", "autoencoder_perplexity")
+
+    # ---- in training
+
+    def players(self):
+        critic = [Player("critic", self.critic, self.critic_loss, betas=(0.5, 0.9))] if self.critic is not None else []
+        return [Player("autoencoder", self.autoencoder, self.autoencoder_loss), Player("prior", self.writer, self.prior_loss), *critic]
+
+    def regions(self):
+        return [self.encoder, self.decoder, *self.writer.blocks]
+
+    @torch.no_grad()
+    def initialize(self, images, labels=None) -> None:
+        """Put the words where the vectors of some images are."""
+        x = pixels(self, images)
+        self.variance.copy_(x.var())
+        self.codebook.place(self.encoder(x).to(self.dtype).permute(0, 2, 3, 1).flatten(0, 2))
+
+    def rebuilt(self, x):
+        """What becomes of x in [0, 1]: the image, what the choice cost, the words."""
+        h = self.encoder(x).to(self.dtype)
+        through, words, chosen = self.codebook(h)
+        return torch.sigmoid(self.decoder(through).to(self.dtype)), (h - words).square().mean(), chosen
+
+    def autoencoder_loss(self, images, labels=None) -> dict[str, torch.Tensor]:
+        """Squared error in units of the pixels' variance, and the encoder's distance from its words (equation 3 there)."""
+        x = pixels(self, images)
+        image, commitment, chosen = self.rebuilt(x)
+        error = (image - x).square().mean() / self.variance
+        loss = error + self.config.commitment * commitment
+        if self.critic is not None:
+            loss = loss - self.config.adversarial * self.critic(image).to(self.dtype).mean()
+        return {"loss": loss, "error": error, "commitment": commitment, "perplexity": perplexity(chosen, self.config.codes)}
+
+    def prior_loss(self, images, labels=None) -> dict[str, torch.Tensor]:
+        """-log p of the words of images, in nats a word."""
+        words = self.encode(images)
+        logits = self.writer(words, self._label(labels, len(words))).to(self.dtype)
+        return {"loss": F.cross_entropy(logits.flatten(0, 1), words.flatten())}
+
+    def critic_loss(self, images, labels=None) -> dict[str, torch.Tensor]:
+        """No more is wanted of a patch's score than to be beyond 1 on the right side."""
+        x = pixels(self, images)
+        with torch.no_grad():
+            image = self.decode(self.encode(images))
+        return {"loss": (F.relu(1 - self.critic(x)).mean() + F.relu(1 + self.critic(image)).mean()).to(self.dtype)}
+
+    def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
+        """Of all players, each term under its name, as the validation sees them."""
+        return {f"{player.name}_{name}": term for player in self.players() for name, term in player.loss(images, labels).items()}
+
+    # ---- both ways
+
+    @torch.no_grad()
+    def encode(self, images) -> torch.Tensor:
+        """The words of images, whole numbers (N, L)."""
+        h = self.encoder(pixels(self, images)).to(self.dtype)
+        return self.codebook.nearest(h.permute(0, 2, 3, 1).flatten(0, 2)).view(len(h), -1)
+
+    def decode(self, words, labels=None) -> torch.Tensor:
+        """Images in [0, 1], (N, C, H, W), of words (N, L)."""
+        if words.ndim != 2 or words.shape[1] != self.latent_dim or words.is_floating_point():
+            raise UserError(f"Words of {words.dtype} {tuple(words.shape)} were given: this model takes whole numbers (N, {self.latent_dim}).")
+        vectors = self.codebook.words[words].view(len(words), *self.grid, -1).permute(0, 3, 1, 2)
+        return torch.sigmoid(self.decoder(vectors).to(self.dtype))
+
+    @torch.no_grad()
+    def log_prob_of_words(self, words, labels=None) -> torch.Tensor:
+        """log p of words (N, L) in nats, (N,): exact."""
+        logits = self.writer(words, self._label(labels, len(words))).to(self.dtype)
+        return logits.log_softmax(2).gather(2, words[..., None])[..., 0].sum(1)
+
+    @torch.no_grad()
+    def sample(self, n: int, temperature: float = 1.0, labels=None, start=None) -> torch.Tensor:
+        """n images in [0, 1] of words that the prior writes; start (n, k): the first k words as given."""
+        if n < 1:
+            raise UserError(f"{n} samples were asked for: ask for at least 1.")
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
+        check_labels(self, labels, n)
+        label, parts = self._label(labels, n), []
+        for low in range(0, n, 250):
+            some = slice(low, low + 250)
+            parts.append(self.decode(self.writer.draw(label[some], temperature, None if start is None else start[some])))
+        return torch.cat(parts)
+
+    def _label(self, labels, n):
+        return torch.zeros(n, dtype=torch.long, device=self.device) if labels is None or not self.labelled else labels.to(self.device)
