@@ -58,6 +58,7 @@ class Ruler:
         ours = measures.features(self.reference.classifier, drawn)
         found = {"frechet_distance": measures.frechet_distance(ours, self.reference.features)}
         found |= measures.precision_recall(ours, self.reference.features)
+        found["legibility"] = measures.legibility(measures.predict(self.reference.classifier, drawn))
         if labels is not None:
             found["control_accuracy"] = measures.accuracy(self.reference.classifier, drawn, labels)
         print(json.dumps(how | found), flush=True)
@@ -82,15 +83,24 @@ def solver(device) -> dict:
     return {"n": SOME, "split": "validation", "rows": rows, "real training images": ruler.real()}
 
 
-def guidance(device) -> dict:
-    """matching-fashion and matching-mnist told the labels, at several strengths of guidance, and without any label."""
+def guided(names: tuple[str, ...], strengths: tuple[float, ...], device) -> dict:
     rows, real = [], {}
-    for name in ("matching-fashion", "matching-mnist"):
+    for name in names:
         ruler = Ruler(name, device)
         rows.append({"weights": name, "labels": False} | ruler())
-        rows += [{"weights": name, "labels": True} | ruler(ruler.reference.labels, guidance=strength) for strength in STRENGTHS]
+        rows += [{"weights": name, "labels": True} | ruler(ruler.reference.labels, guidance=strength) for strength in strengths]
         real[name] = ruler.real()
     return {"n": SOME, "split": "validation", "rows": rows, "real training images": real}
+
+
+def guidance(device) -> dict:
+    """matching-fashion and matching-mnist told the labels, at several strengths of guidance, and without any label."""
+    return guided(("matching-fashion", "matching-mnist"), STRENGTHS, device)
+
+
+def guidance_colour(device) -> dict:
+    """matching-cifar10 told the labels, at several strengths of guidance, and without any label."""
+    return guided(("matching-cifar10",), STRENGTHS[:5], device)
 
 
 def ode_likelihood(device) -> dict:
@@ -110,4 +120,4 @@ def ode_likelihood(device) -> dict:
     return {"n": n, "split": "test", "rows": rows}
 
 
-MEASUREMENTS = {"solver": solver, "guidance": guidance, "ode-likelihood": ode_likelihood}
+MEASUREMENTS = {"solver": solver, "guidance": guidance, "guidance-colour": guidance_colour, "ode-likelihood": ode_likelihood}
