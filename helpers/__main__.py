@@ -246,16 +246,7 @@ def report(args):
     print(f"{report_.REPORT.name} is written from the records.")
 
 
-def parser():
-    main = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
-    commands = main.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser("list", help="models, data sets, profiles and shipped weights")
-    command.add_argument("name", nargs="?", help="shipped weights: all that was measured of them")
-    command.add_argument("--json", action="store_true")
-    command.set_defaults(call=list_)
-
-    command = commands.add_parser("train", help="train a model; leaves weights and a record under runs/")
+def train_options(command) -> None:
     command.add_argument("model", help=", ".join(recipes.RECIPES))
     command.add_argument("--dataset", required=True, help=f"{', '.join(data.NAMES)}, a folder of pictures, or an .npz file")
     command.add_argument("--size", type=int, help="what the pictures of a folder are made to measure: 28, 32 or 64 (default: SIZE, else 28)")
@@ -277,6 +268,18 @@ def parser():
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run")
     command.add_argument("--folder", help="where to keep checkpoint, weights and record")
     command.set_defaults(call=train)
+
+
+def parser():
+    main = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
+    commands = main.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("list", help="models, data sets, profiles and shipped weights")
+    command.add_argument("name", nargs="?", help="shipped weights: all that was measured of them")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(call=list_)
+
+    train_options(commands.add_parser("train", help="train a model; leaves weights and a record under runs/"))
 
     command = commands.add_parser("evaluate", help="measure trained weights on the test set")
     command.add_argument("weights", help="a shipped name such as realnvp-mnist, a .safetensors file, or all: each shipped one against its record")

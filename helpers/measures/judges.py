@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from helpers import data, recipes
-from helpers.models.classifier import Classifier
 from helpers.models.layers import at_once
 from helpers.training import aside, fit
 from helpers.weights import load_model, save_model, shipped
@@ -20,7 +19,7 @@ class Judge(nn.Module):
     def __init__(self, model, name: str):
         super().__init__()
         self.model, self.name = model, name
-        self.reads = isinstance(model, Classifier)
+        self.reads = hasattr(model, "features")
 
     def features(self, images) -> torch.Tensor:
         return self.model.features(images) if self.reads else self.model.encode(images)

@@ -27,7 +27,7 @@ class Reporter:
     def __init__(self, run, checkpoint=None, on_report=None, progress: bool = True):
         self.run, self.on_report = run, on_report
         self.checkpoint = checkpoint if run.team.first else None
-        self.progress = progress and run.team.first
+        self.progress, self.planned = progress and run.team.first, progress or run.config.minutes is not None
         self.pending = []  # terms that are still on the device
         self.started = self.saved = time.perf_counter()
         self.stopped, self.looking = None, 0.0  # seconds that on_report takes
@@ -43,9 +43,9 @@ class Reporter:
 
     def plan(self) -> None:
         """Measure a few steps; make the schedule fit the minutes asked for, if it has not begun; say how long it will take."""
-        run, minutes, begun = self.run, self.run.config.minutes, time.perf_counter()
-        if not (minutes or self.progress):
+        if not self.planned:  # the same for every process: they step together
             return
+        run, minutes, begun = self.run, self.run.config.minutes, time.perf_counter()
         step, report = run.pace(), self.seconds_of_a_report()
         each = step + report * run.config.reports_per_epoch / run.steps_per_epoch  # a step and its share of the reports
         if minutes and not run.state.step:
