@@ -65,7 +65,7 @@ def strong_decoder() -> dict[str, Row]:
     return {label: Row(config, train, measure=()) for label, config in rows.items()}
 
 
-def objectives() -> dict[str, Row]:
+def bounds() -> dict[str, Row]:
     """One latent drawn an image in training, or five, whose weights are averaged outside the logarithm (the ELBO) or inside (IWAE)."""
     train = TrainConfig(epochs=5, batch_size=128, compile=False)
     config = ImportanceConfig(latent=32, network="mlp", width=256, blocks=2)
@@ -78,7 +78,7 @@ EXPERIMENTS = {
     "vae-grey": (fully_connected, SEEDS),
     "kl-schedules": (schedules, SEEDS),
     "strong-decoder": (strong_decoder, SEEDS),
-    "objectives": (objectives, SEEDS),
+    "bounds": (bounds, SEEDS),
 }
 
 

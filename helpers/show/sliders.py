@@ -183,16 +183,17 @@ def growth(model, n: int = 8, seed: int = 0) -> Explorer:
 
 
 def between(models: dict, images) -> Explorer:
-    """Between any two of `images` (N, C, H, W), by each of `models`, name -> model: along the chord and along the arc."""
+    """Between any two of `images` (N, C, H, W), by each of `models`, name -> model: along the chord, and along the arc about its prior's mean."""
     with aside():
         latents = {name: model.encode(images) for name, model in models.items()}
+        centres = {name: model.prior(1, 0.0) for name, model in models.items()}  # of an autoencoder the mean code
     pixels = unit(images)
 
     def draw(models, first, second, position):
         strip = [pixels[first]]
         for name, model in models.items():
-            a, b = latents[name][first, None], latents[name][second, None]
-            strip += [*model.decode(torch.cat([(1 - position) * a + position * b, slerp(a, b, position)])).float()]
+            a, b, centre = latents[name][first, None], latents[name][second, None], centres[name]
+            strip += [*model.decode(torch.cat([(1 - position) * a + position * b, centre + slerp(a - centre, b - centre, position)])).float()]
         strip = torch.stack([*strip, pixels[second]])
         middle = " · ".join(f"{name}: chord · arc" for name in models)
         return plots.grid(strip, columns=len(strip), scale=_scale(strip)), f"image {first} · {middle} · image {second}, at {position:.2f}"
