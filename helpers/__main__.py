@@ -66,7 +66,9 @@ def train_in(folder, args, profile, device, dataset, model, config, before):
     model.eval()
     record |= {"profile": profile, "model": args.model, "start": args.start, "seconds_before": before}
     record["command"] = " ".join(["python -m helpers", *sys.argv[1:]])
-    weights.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "seconds_before", "device")})
+    info = {key: record[key] for key in ("dataset", "seed", "seconds", "seconds_before", "device")}
+    info |= {} if dataset.name in data.CLASSES else {"classes": dataset.classes}  # nobody else knows those of one's own
+    weights.save_model(model, folder / "model.safetensors", info)
     record["metrics"] = measures.evaluate(model, dataset, progress=True)
     training.write_json(folder / "result.json", record)
     print(f"test: {describe(record['metrics'])}, after {record['seconds']:.0f} s; {folder / 'model.safetensors'}")
@@ -168,7 +170,7 @@ def sample(args):
             raise UserError(f"The label {args.labels!r} was given, but {args.weights} knows no labels: leave it out.")
         if len(asked) not in (1, count):
             raise UserError(f"{len(asked)} labels were given for {count} samples: give one for all, or one each.")
-        names = data.CLASSES.get(info["dataset"], tuple(map(str, range(model.config.classes**model.config.parts))))
+        names = tuple(info.get("classes") or data.CLASSES.get(info["dataset"]) or map(str, range(model.config.classes**model.config.parts)))
         labels = torch.tensor([data.label(name, names) for name in asked], device=device).expand(count)
     images = model.sample(count, args.temperature, labels)
     training.write_atomically(args.out, lambda file: file.write(plots.png(plots.grid(images))))

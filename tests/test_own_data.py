@@ -1,13 +1,17 @@
 """One's own pictures, with everything that can be odd about them."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from test_cli import run
 
-from helpers import UserError, data, own_data
+from helpers import UserError, data, own_data, recipes, weights
+from helpers.measures import judges
+from helpers.show import sliders
 
 # ---- a folder
 
@@ -281,3 +285,61 @@ def test_own_file_missing_or_truncated(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="can't be read"):
         data.load(str(path))
+
+
+# ---- every family on a folder of JPEGs of odd sizes, grey and in colour, two of them broken
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("300 Bilder für später")
+    for name, colour in {"grey ones": "grey", "bunte": "colour"}.items():
+        write(folder / name, 149, colour, sizes=((40, 30), (31, 64), (33, 33), (200, 90)))
+        (folder / name / "broken.jpg").write_bytes((folder / name / "000.jpg").read_bytes()[:200])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATA_DIR", str(folder.parent / "kept"))
+        patch.setattr(judges, "STEPS", 50)
+        patch.chdir(folder.parent)
+        yield folder
+
+
+def explorer_of(model, dataset):
+    """A sliders' explorer of what this model can do, and one of its controls."""
+    if hasattr(model, "writer"):
+        return sliders.completed(model, dataset.test_images[:2], dataset.classes if model.labelled else ()), "kept"
+    if model.labelled and hasattr(model, "blend"):
+        return sliders.classes_and_noise(model, dataset.classes), "noise"
+    if model.labelled and hasattr(model.config, "guidance"):
+        return sliders.guided(model, dataset.classes), "noise"
+    if model.labelled:
+        return sliders.chosen(model, dataset.classes), "class"
+    return sliders.temperature(model), "temperature"
+
+
+@pytest.mark.parametrize("family", [name for name, recipe in recipes.RECIPES.items() if recipe.kind.draws])
+def test_every_family_is_trained_measured_drawn_and_explored(family, pictures, tmp_path, capsys):
+    assert run("train", family, "--dataset", pictures, "--profile", "smoke", "--epochs", 1, "--images", 160, "--folder", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "Fréchet" not in said and "frechet_distance" in said and "a classifier of its own" in said
+    assert run("evaluate", tmp_path / "model.safetensors", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["judge"].startswith("a classifier of its own") and found["n"] == 28 and found["frechet_distance"] > 0
+    labelled = recipes.RECIPES[family].labelled
+    asked = ["--labels", "bunte"] if labelled else []
+    assert run("sample", tmp_path / "model.safetensors", "--count", 5, *asked, "--out", tmp_path / "five.png") == 0
+    with Image.open(tmp_path / "five.png") as picture:
+        assert picture.mode == "RGB"
+    model, info = weights.load_model(tmp_path / "model.safetensors")
+    explorer, control = explorer_of(model, data.load(info["dataset"]))
+    before, slider = bytes(explorer.picture.value), explorer.controls[control]
+    slider.value = slider.min if slider.value != slider.min else slider.max
+    assert bytes(explorer.picture.value) != before
+
+
+def test_of_one_class_the_judge_is_an_autoencoder(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(judges, "STEPS", 50)
+    assert run("train", "vae", "--dataset", pictures / "bunte", "--profile", "smoke", "--epochs", 1, "--folder", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "judge the codes of an autoencoder of its own" in said and "frechet_distance" in said and "legibility" not in said
+    assert run("train", "cgan", "--dataset", pictures / "bunte", "--profile", "smoke", "--folder", tmp_path) == 1
+    assert "bunte has one class" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from PIL import Image
 
 from helpers import UserError, data, training
 from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
+from helpers.models.codebook import VQVAE, VQVAEConfig
 from helpers.models.gans import GAN, GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.models.hierarchical import FVAE, FVAEConfig
@@ -31,6 +32,12 @@ def grown():
 def moving():
     """Flow matching that is not at rest, of ten classes."""
     return stir(FlowMatching(MatchingConfig((1, 8, 8), width=(8, 8), blocks=1, classes=10)), 0.2).eval()
+
+
+def wordy():
+    """A codebook whose prior was told ten classes."""
+    small = {"codes": 8, "code_width": 4, "prior_width": 8, "prior_layers": 1, "prior_heads": 2}
+    return stir(VQVAE(VQVAEConfig((1, 8, 8), width=4, classes=10, **small)), 0.5).eval()
 
 
 def explorers():
@@ -66,6 +73,8 @@ def explorers():
         "halves, late": (sliders.halves(model, 32, n=4), "late_draw", 3),
         "pen, sheet": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "sheet", 1),
         "pen, lifted": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "across", 6),
+        "completed, rows": (sliders.completed(wordy(), many, data.DIGITS, n=3), "kept", 2),
+        "completed, draw": (sliders.completed(wordy(), many, data.DIGITS, n=3), "draw", 7),
         "class": (sliders.chosen(tiny_flow(classes=10).eval(), data.DIGITS, n=4), "class", 8),
         "pair": (sliders.chosen(tiny_flow((1, 8, 16), classes=10, parts=2).eval(), data.DIGITS, n=4), "right", 2),
         "walk, step": (sliders.walk(model, images[0], directions), "step", 1.5),

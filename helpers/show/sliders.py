@@ -131,6 +131,35 @@ def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) ->
     return Explorer(model, draw, controls | {"noise": _slider("noise", 0, 0, last, 1, widgets.IntSlider)})
 
 
+def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer:
+    """The words of one of `images` (N, C, H, W), kept row by row from the top, and a codebook's prior writes the rest: n times.
+
+    classes: the names of the classes, where the prior was told them; a slider then says which.
+    """
+    if classes:
+        _check_classes(model, classes)
+    rows, across = model.grid
+    with aside():
+        words = model.encode(images)
+        rebuilt = model.decode(words)
+    pixels = unit(images, rebuilt.dtype)
+
+    def draw(model, image, kept, temperature, draw, **asked):
+        torch.manual_seed(draw)
+        start = words[image, : kept * across].expand(n, -1)
+        labels = torch.full((n,), asked["label"], device=words.device) if classes else None
+        strip = torch.cat([pixels[image, None], rebuilt[image, None], model.sample(n, temperature, labels, start)])
+        told = f" as {classes[asked['label']]}" if classes else ""
+        caption = f"image {image} · rebuilt from its words · {n} times its first {kept} of {rows} rows, completed{told}, draw {draw}"
+        return plots.grid(strip, columns=len(strip), scale=_scale(strip)), caption
+
+    controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls["kept"] = _slider("rows kept", rows // 2, 0, rows, 1, widgets.IntSlider)
+    controls |= {"label": _slider("class", 0, 0, len(classes) - 1, 1, widgets.IntSlider)} if classes else {}
+    controls["temperature"] = _slider("temperature", 1.0, 0.0, 1.2, 0.05)
+    return Explorer(model, draw, controls | {"draw": _slider("draw", 0, 0, last, 1, widgets.IntSlider)})
+
+
 def classes_and_noise(model, classes, n: int = 8, last: int = 20) -> Explorer:
     """Samples of a conditional GAN: a slider for the class, one for which noise is drawn, one for how far out it reaches.
 
