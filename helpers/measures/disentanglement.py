@@ -7,7 +7,7 @@ know of each image. Nothing here looks at a model.
 import torch
 
 from helpers import UserError
-from helpers.models.layers import unit
+from helpers.models.layers import precise, unit
 
 BINS = 20  # of equal count, into which a latent is cut
 CARRIES = 0.1  # nats: a latent whose KL is below this stands for nothing, whatever its mean does
@@ -74,7 +74,7 @@ def attributes(images, names=tuple(ATTRIBUTES)) -> dict[str, torch.Tensor]:
             raise UserError(f"There is no attribute {name!r}: take some of {', '.join(ATTRIBUTES)}.")
     if images.ndim != 4 or images.shape[1] != 1:
         raise UserError(f"Images of shape {tuple(images.shape)} were given: strokes have attributes on grey images, (N, 1, H, W).")
-    ink = unit(images[:, 0], torch.double)
+    ink = precise(unit(images[:, 0]))
     empty = (ink.sum((1, 2)) == 0).nonzero()
     if len(empty):
         raise UserError(f"Image {int(empty[0])} is black: without ink there is no {', '.join(names)}.")
@@ -88,7 +88,7 @@ def explained(codes, values) -> torch.Tensor:
     the rest, so that a latent that says nothing gets 0, up to noise that can be negative. It doesn't see scale: of means of
     a VAE's posterior look only at latents that carry something, see CARRIES.
     """
-    values = values.double()
+    codes, values = precise(codes), precise(values)
     shares = []
     for bins in quantile_bins(codes).T:
         table = torch.zeros(2, BINS, dtype=torch.double, device=values.device)  # count and sum in each bin
@@ -105,14 +105,14 @@ def explained(codes, values) -> torch.Tensor:
 
 def quantile_bins(codes) -> torch.Tensor:
     """Which of BINS bins of equal count each code is in, int64 (N, D). Equal codes share a bin."""
-    codes = codes.double()
+    codes = precise(codes)
     edges = torch.quantile(codes, torch.linspace(0, 1, BINS + 1, dtype=torch.double, device=codes.device)[1:-1], dim=0)
     return torch.stack([torch.searchsorted(edge.contiguous(), column.contiguous()) for edge, column in zip(edges.T, codes.T, strict=True)], dim=1)
 
 
 def entropy(counts) -> torch.Tensor:
     """In nats, of a table of counts."""
-    p = counts.double().flatten() / counts.sum()
+    p = precise(counts).flatten() / counts.sum()
     return -torch.xlogy(p, p).sum()
 
 
@@ -131,7 +131,7 @@ def mutual_information_gap(codes, factors) -> float:
     """
     check_factors(codes, factors)
     bins, gaps = quantile_bins(codes), []
-    for factor in factors.T:
+    for factor in factors.to(bins.device).T:
         first, second = torch.stack([mutual_information(column, factor) for column in bins.T]).topk(2).values
         gaps.append((first - second) / entropy(torch.bincount(factor)))
     return torch.stack(gaps).mean().item()

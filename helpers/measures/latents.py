@@ -7,7 +7,7 @@ import torch
 from helpers.measures import disentanglement
 from helpers.measures.likelihood import LONG, elbo, nats_to_bits_per_dim, nll, nll_of_some
 from helpers.models.autoencoders import gaussian_kl
-from helpers.models.layers import at_once, pixels, unit
+from helpers.models.layers import at_once, pixels, precise, unit
 from helpers.training import aside
 
 
@@ -25,7 +25,7 @@ def pca_errors(train_images, images, sizes) -> dict[int, float]:
 
     The least that any linear encoder and decoder of that bottleneck reach on the training images.
     """
-    train, x = (unit(part.flatten(1), torch.double) for part in (train_images, images))
+    train, x = (precise(unit(part.flatten(1))) for part in (train_images, images))
     mean = train.mean(0)
     directions = torch.linalg.eigh(torch.cov((train - mean).T)).eigenvectors.flip(1)
     shares = ((x - mean) @ directions).square().mean(0)  # of the error, that each direction would take away
@@ -62,7 +62,7 @@ def kl_parts(model, images, draws: int = 2_000, seed: int = 0) -> dict[str, floa
     """
     with aside(seed):
         parts = [model.posterior(model.observed(part))[:2] for part in images.split(at_once(images.device))]
-        mean, log_std = (torch.cat(both).double() for both in zip(*parts, strict=True))
+        mean, log_std = (precise(torch.cat(both)) for both in zip(*parts, strict=True))
         z = mean[:draws] + log_std[:draws].exp() * torch.randn_like(mean[:draws])
 
     def log_q(z, mean, log_std):  # of every latent alone

@@ -40,7 +40,7 @@ def bits_per_dim(model, images, labels=None, samples: int = 1, seed: int = 0, pr
         for start in tqdm(range(0, len(images), size), desc="bits/dim", disable=not progress):
             batch = slice(start, start + size)
             values.append(-model.log_prob(images[batch], None if labels is None else labels[batch], samples))
-    bits = torch.cat(values).double() / (images[0].numel() * math.log(2))
+    bits = torch.cat(values).cpu().double() / (images[0].numel() * math.log(2))
     return {"bits_per_dim": bits.mean().item(), "standard_error": (bits.std() / len(bits) ** 0.5).item()}
 
 
@@ -70,7 +70,7 @@ def nll(model, images, samples: int, seed: int = 0, batch_size: int = 250, compi
     """
     with compiled(model, compile), aside(seed), torch.compiler.set_stance("default" if compile else "force_eager"):
         batches = tqdm(images.split(batch_size), desc=f"{samples} importance samples", disable=not progress)
-        values = -torch.cat([model.log_prob(part, samples=samples) for part in batches]).double()
+        values = -torch.cat([model.log_prob(part, samples=samples) for part in batches]).cpu().double()
     return {"nll": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item(), "importance_samples": samples}
 
 

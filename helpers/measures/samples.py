@@ -13,7 +13,7 @@ from torch import nn
 
 from helpers import UserError
 from helpers.measures.judges import judge
-from helpers.models.layers import at_once, levels
+from helpers.models.layers import at_once, levels, precise
 from helpers.training import aside
 
 SOME = 2_000  # images of which all pairs are compared
@@ -66,6 +66,7 @@ class _AsTheyAre(nn.Module):
 
 
 def _distance(metric, ours, real):
+    ours, real = precise(ours), precise(real)
     metric = metric.to(real.device)
     metric.update(real, real=True)
     metric.update(ours, real=False)
@@ -80,7 +81,7 @@ def frechet_distance(ours, real) -> float:
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return _distance(FrechetInceptionDistance(feature=_AsTheyAre(real.shape[1])), ours.double(), real.double()).item()
+    return _distance(FrechetInceptionDistance(feature=_AsTheyAre(real.shape[1])), ours, real).item()
 
 
 def kernel_distance(ours, real, seed: int = 0) -> float:
@@ -94,7 +95,7 @@ def kernel_distance(ours, real, seed: int = 0) -> float:
     with aside(seed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance`")  # it keeps all features; they are ours, in memory already
         metric = KernelInceptionDistance(feature=_AsTheyAre(real.shape[1]), subsets=50, subset_size=size)
-        return _distance(metric, ours.double(), real.double())[0].item()
+        return _distance(metric, ours, real)[0].item()
 
 
 def inception_distance(images, real) -> float:
@@ -135,7 +136,7 @@ def precision_recall(ours, real, neighbours: int = 3) -> dict[str, float]:
 
 def diversity(ours) -> float:
     """Mean distance between two of the features (N, F)."""
-    return torch.pdist(ours.double()).mean().item()
+    return torch.pdist(precise(ours)).mean().item()
 
 
 def diversity_within(ours, labels, real, real_labels, n: int = 200) -> float:
@@ -150,7 +151,7 @@ def coverage(read) -> dict[str, float]:
     classes_covered: how many have at least a tenth of an equal share; class_entropy: of their histogram, 1 where all shares
     are equal, 0 where there is one class.
     """
-    share = torch.bincount(read.argmax(1), minlength=read.shape[1]).double() / len(read)
+    share = torch.bincount(read.argmax(1), minlength=read.shape[1]).cpu().double() / len(read)
     entropy = torch.special.entr(share).sum().item() / math.log(len(share))
     return {"classes_covered": int((share >= 0.1 / len(share)).sum()), "class_entropy": entropy}
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.models.layers import MLP, ConvDecoder, ConvEncoder, check_latents, pixels
+from helpers.models.layers import MLP, ConvDecoder, ConvEncoder, check_latents, pixels, precise
 from helpers.models.model import Model
 
 NETWORKS = ("conv", "mlp")
@@ -95,6 +95,7 @@ class Autoencoder(Model):
 
     Config = AutoencoderConfig
     measures = ("reconstruction", "samples")
+    halves = True
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__(config)
@@ -122,7 +123,8 @@ class Autoencoder(Model):
     @torch.no_grad()
     def finish(self, images) -> None:
         """Fit the Gaussian that `sample` draws from to the codes of `images`."""
-        codes = torch.cat([self.encode(part) for part in images.split(1_000)]).double()
+        codes = torch.cat([self.encode(part) for part in images.split(1_000)])
+        codes = precise(codes)
         covariance = torch.atleast_2d(torch.cov(codes.T))
         covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance), device=codes.device)  # unused codes have no width
         self.code_mean.copy_(codes.mean(0))
@@ -147,6 +149,7 @@ class VAE(Model):
 
     Config = VAEConfig
     measures = ("elbo", "names", "factors", "samples")
+    halves = True
 
     def __init__(self, config: VAEConfig, features: int = 0):
         super().__init__(config)

@@ -39,6 +39,7 @@ class FVAE(VAE):
 
     Config = FVAEConfig
     measures = ("elbo", "factors", "samples")
+    halves = False  # a flow in float16 would belong to another density
 
     def __init__(self, config: FVAEConfig):
         if config.where not in PLACES:

@@ -38,6 +38,11 @@ def levels(images):
     return images if images.dtype == torch.uint8 else (images * 256).floor().clamp(max=255).to(torch.uint8)
 
 
+def precise(x):
+    """A tensor in float64: where the device has none, as Apple's GPU, on the processor."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
 def pixels(model, images):
     """The images as floats in [0, 1], in the model's precision. UserError for what is no image of this model."""
     check_images(images, model.config.image_shape)

@@ -231,7 +231,7 @@ class FlowMatching(Model):
     """
 
     Config = MatchingConfig
-    measures, free = ("samples", "unlabelled", "straightness"), True
+    measures, free, halves = ("samples", "unlabelled", "straightness"), True, True
 
     def __init__(self, config: MatchingConfig):
         super().__init__(config)

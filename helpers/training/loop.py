@@ -34,7 +34,7 @@ class TrainConfig:
     average: float = 0.0  # decay of a running average of the weights, which is what is looked at and kept in the end; 0: none
     optimizer: str = "adamw"  # or muon, which is AdamW but for matrices
     seed: int = 0
-    precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is fast at it
+    precision: str = "auto"  # float32, bfloat16, float16, or auto: what of these the device is fast at and the model stands
     compile: bool = True
     train_images: int | None = None  # the first so many of the training set; None: all
     validation_images: int | None = 2_000  # the first so many, looked at in each report
@@ -59,6 +59,7 @@ class TrainState:
 
     model: torch.nn.Module
     optimizers: list
+    scaler: torch.amp.GradScaler  # of gradients in float16; elsewhere it does nothing
     average: AveragedModel | None = None  # of the model's averaged_part()
     step: int = 0
     total_steps: int = 0  # of the whole training
@@ -75,12 +76,15 @@ class TrainState:
     def state_dict(self) -> dict:
         average = self.average.state_dict() if self.average else None
         found = {"model": self.model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers], "average": average}
+        found |= {"scaler": self.scaler.state_dict()}
         return found | {name: getattr(self, name) for name in self.PLAIN} | {"rng": rng_state()}
 
     def load_state_dict(self, found: dict) -> None:
         self.model.load_state_dict(found["model"])
         for optimizer, state in zip(self.optimizers, found["optimizers"], strict=True):
             optimizer.load_state_dict(state)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(found["scaler"])
         if self.average:
             self.average.load_state_dict(found["average"])
         for name in self.PLAIN:
@@ -128,7 +132,7 @@ class Run:
         self.batch_size = min(config.batch_size, len(self.images))
         self.mine = team.share(self.batch_size)
         self.steps_per_epoch = len(self.images) // self.batch_size
-        self.precision = pick_precision(model.device) if config.precision == "auto" else config.precision
+        self.precision = pick_precision(model.device, model.halves) if config.precision == "auto" else config.precision
         normed = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules())
         if config.minutes is not None and not 0 < config.minutes < math.inf:
             raise UserError(f"A training of {config.minutes} minutes was asked for: ask for more than 0.")
@@ -158,7 +162,8 @@ class Run:
             self.model.initialize(self.images[:1_000], self.labels[:1_000])
         settings = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay, "fused": self.model.device.type in ("cuda", "cpu")}
         optimizers = [OPTIMIZERS[self.config.optimizer](player.network, betas=player.betas, **settings) for player in self.players]
-        self.state = TrainState(self.model, optimizers, total_steps=self.config.epochs * self.steps_per_epoch)
+        scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.precision == "float16")
+        self.state = TrainState(self.model, optimizers, scaler, total_steps=self.config.epochs * self.steps_per_epoch)
         self.state.average = averaged(self.model, self.config.average, self.state)
         if found is not None:
             self.state.load_state_dict(found)
@@ -178,7 +183,7 @@ class Run:
             self.model.config = replace(self.model.config, **settings)
 
     def losses(self, player, images, labels) -> dict[str, torch.Tensor]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(images.device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
             return player.loss(images, labels)
 
     def rehearse(self) -> None:
@@ -220,11 +225,14 @@ def train_step(run: Run, images, labels) -> dict[str, torch.Tensor]:
             group["lr"] = player.rate * rate
         found = run.losses(player, images, labels)
         optimizer.zero_grad()
-        found["loss"].backward()
+        state.scaler.scale(found["loss"]).backward()  # of float16 alone: small gradients would become 0
         run.team.average_gradients(player.network)
-        found["gradient_norm"] = torch.nn.utils.clip_grad_norm_(player.network.parameters(), config.clip_norm)
-        optimizer.step()
+        state.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(player.network.parameters(), config.clip_norm)
+        found["gradient_norm"] = norm.nan_to_num(0, 0) if state.scaler.is_enabled() else norm  # what overflows is not stepped, and scaled less
+        state.scaler.step(optimizer)
         terms |= {f"{player.name}_{name}".lstrip("_"): term.detach() for name, term in found.items()}
+    state.scaler.update()
     if state.average:
         state.average.update_parameters(run.model.averaged_part())
     state.step += 1

@@ -93,7 +93,7 @@ class Reporter:
         """Fetch the terms of the last steps, add them to the state's sums, or raise if one is not finite; return their means."""
         run, state, names = self.run, self.run.state, list(self.pending[0])
         table = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in self.pending])
-        table, self.pending = run.team.average(table).double().cpu(), []
+        table, self.pending = run.team.average(table).cpu().double(), []
         if not table.isfinite().all():
             row = int((~table.isfinite()).any(dim=1).nonzero()[0])
             broken = [name for name, value in zip(names, table[row].tolist(), strict=True) if not math.isfinite(value)]
