@@ -1,0 +1,52 @@
+"""What a device can do, and what is done where it can't: precision, Apple's GPU."""
+
+import pytest
+import torch
+from test_training import state
+
+from helpers import recipes, training
+from helpers.training import Team, devices, loop
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in recipes.RECIPES.items() if recipe.kind.halves])
+def test_in_float16_it_learns_as_well(digits, name):
+    """By what the validation says in float32, after the same steps."""
+    ends = {}
+    for precision in ("float32", "float16"):
+        model, config = recipes.recipe(name, "smoke", digits, precision=precision, epochs=4)
+        record = training.fit(model, digits, config, progress=False)
+        assert record["precision"] == precision
+        ends[precision] = [row["validation_loss"] for row in record["epochs"]]
+    assert ends["float16"] != ends["float32"] and ends["float16"][-1] < ends["float16"][0]
+    assert ends["float16"][-1] == pytest.approx(ends["float32"][-1], rel=0.03)
+
+
+def test_a_step_that_overflows_in_float16_is_not_taken(digits):
+    model, config = recipes.recipe("vae", "smoke", digits, precision="float16")
+    run = loop.Run(model, digits, config, Team())
+    run.start(None)
+    before = state(model)
+    run.state.scaler.scale(torch.ones(()))
+    run.state.scaler.update(2.0**40)  # beyond float16, whatever the loss
+    terms = loop.train_step(run, run.images[:32], run.labels[:32])
+    assert torch.equal(state(model), before) and torch.stack(list(terms.values())).isfinite().all()
+    while torch.equal(state(model), before):
+        loop.train_step(run, run.images[:32], run.labels[:32])
+    assert run.state.scaler.get_scale() < 2.0**40 and state(model).isfinite().all()
+
+
+def test_which_precision_a_device_is_given(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # Colab's T4
+    assert [devices.pick_precision("cuda", halves) for halves in (True, False)] == ["float16", "float32"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert devices.pick_precision("cuda", True) == "bfloat16" and devices.pick_precision("mps", True) == "float32"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_apples_gpu_is_taken_where_it_works(monkeypatch, capsys, works):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    if works:
+        monkeypatch.setattr(devices, "learns", lambda device, learns=devices.learns: learns("cpu"))
+    assert devices.pick_device().type == ("mps" if works else "cpu")
+    assert ("the processor is taken" in capsys.readouterr().out) != works
