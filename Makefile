@@ -1,9 +1,9 @@
-# make setup | run | lab | test | test-browser | test-widgets7 | report | bench; see README.md
+# make setup | run | lab | test | test-browser | test-widgets7 | report | bench | gpu; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard 0*.ipynb))
 
-.PHONY: setup run lab test test-browser test-widgets7 report bench clean
+.PHONY: setup run lab test test-browser test-widgets7 report bench gpu clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -21,8 +21,8 @@ lab: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q tests
-	PROFILE=smoke DATASET=digits $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
+	OMP_NUM_THREADS=1 PROFILE=smoke DATASET=digits $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-kernel-startup-timeout 120 --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS)
 
 # Every slider in a real browser; as root on Debian it installs Chromium where there is none.
@@ -43,6 +43,10 @@ report: setup
 
 bench: setup
 	$(BIN)/python tests/bench.py --keep
+
+# A GPU, in at most 8 minutes: every model, a resumed run, the times of the full profile, the notebooks.
+gpu: setup
+	$(BIN)/python tests/gpu.py
 
 clean:
 	rm -rf .venv runs

@@ -78,7 +78,7 @@ CODEBOOK = Recipe(
     VQVAE,
     ({"width": 8, "codes": 16, "code_width": 4, "prior_width": 16, "prior_layers": 1, "prior_heads": 2}, replace(SMOKE, optimizer="muon")),
     ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.99, reports_per_epoch=2)),
-    ({"width": 64, "prior_width": 256}, TrainConfig(epochs=60, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.999)),
+    ({"width": 64, "prior_width": 256}, TrainConfig(epochs=20, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.999)),
 )
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(
@@ -114,7 +114,7 @@ PROGAN = Recipe(
     ProGAN,
     (CRITIC | {"width": 8, "latent": 16}, GAME_SMOKE),
     (GROWN | {"width": 16}, replace(GROW, epochs=1, train_images=22_400)),
-    (GROWN | {"width": 64}, replace(GROW, epochs=60)),
+    (GROWN | {"width": 32}, replace(GROW, epochs=30, batch_size=64)),
 )
 
 RECIPES = {

@@ -273,7 +273,8 @@ class Breaking(RealNVP):
 
 
 @pytest.mark.parametrize(("step", "kept"), [(3, "no checkpoint yet"), (7, "the last good checkpoint is .*checkpoint.pt")])
-def test_a_loss_that_is_not_finite_stops_the_run(digits, smoke, tmp_path, step, kept):
+def test_a_loss_that_is_not_finite_stops_the_run(digits, smoke, tmp_path, monkeypatch, step, kept):
+    monkeypatch.setattr(reports, "CHECKPOINT_SECONDS", 0)
     plain, config = smoke
     model = Breaking(plain.config)
     model.breaks_at = step

@@ -14,6 +14,7 @@ from helpers.training.devices import device_name
 
 CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 30))  # what a killed run can lose at most
 CHECK_STEPS = 10  # between looks at the losses: each look makes the processor wait for the device
+MOST_REPORTS = 60  # of a run: of a longer one they are spread over all of it
 LOOKS = 20  # in a row at which a training looks lost before anybody is told
 
 
@@ -46,15 +47,18 @@ class Reporter:
         if not self.planned:  # the same for every process: they step together
             return
         run, minutes, begun = self.run, self.run.config.minutes, time.perf_counter()
-        step, report = run.pace(), self.seconds_of_a_report()
-        each = step + report * run.config.reports_per_epoch / run.steps_per_epoch  # a step and its share of the reports
+        step, report, often = run.pace(), self.seconds_of_a_report(), run.config.reports_per_epoch / run.steps_per_epoch
         if minutes and not run.state.step:
-            run.end_at(max(1, round(run.team.average(torch.tensor(60 * minutes / each, device=run.model.device)).item())))
+            steps = 60 * minutes / (step + report * often)  # a step and its share of the reports
+            if steps * often > MOST_REPORTS:
+                steps = (60 * minutes - MOST_REPORTS * report) / step
+            run.end_at(max(1, round(run.team.average(torch.tensor(steps, device=run.model.device)).item())))
         self.bar.reset(run.total_steps)
         self.bar.update(run.state.step)
         if self.progress:
             left = run.total_steps - run.state.step
-            tqdm.write(f"{left:,} steps of {step:.3g} s, reports of {report:.2g} s: about {duration(left * each)} on {device_name(run.model.device)}")
+            seconds = left * step + sum(self.due(i) for i in range(run.state.step + 1, run.total_steps + 1)) * report
+            tqdm.write(f"{left:,} steps of {step:.3g} s, reports of {report:.2g} s: about {duration(seconds)} on {device_name(run.model.device)}")
         self.started += time.perf_counter() - begun
 
     def seconds_of_a_report(self) -> float:
@@ -77,17 +81,23 @@ class Reporter:
 
     def after_step(self, terms: dict) -> None:
         self.pending.append(terms)
-        step, each, per_epoch = self.run.state.step, self.run.config.reports_per_epoch, self.run.steps_per_epoch
-        due = step * each // per_epoch > (step - 1) * each // per_epoch or step == self.run.total_steps
+        step, due = self.run.state.step, self.due(self.run.state.step)
         if not due and len(self.pending) < CHECK_STEPS:
             return
         means = self.collect()
         self.tell(means)
         if due:
             self.report()
-        if self.checkpoint and (due or time.perf_counter() - self.saved > CHECKPOINT_SECONDS):
+        if self.checkpoint and (step == self.run.total_steps or time.perf_counter() - self.saved > CHECKPOINT_SECONDS):
             self.checkpoint.save(self.run.state.state_dict() | {"seconds": self.seconds()})
             self.saved = time.perf_counter()
+
+    def due(self, step: int) -> bool:
+        """Whether a report follows this step."""
+        reports, steps, total = self.run.config.reports_per_epoch, self.run.steps_per_epoch, self.run.total_steps
+        if reports * total > MOST_REPORTS * steps:
+            reports, steps = MOST_REPORTS, total
+        return step * reports // steps > (step - 1) * reports // steps or step == total
 
     def collect(self) -> dict[str, float]:
         """Fetch the terms of the last steps, add them to the state's sums, or raise if one is not finite; return their means."""
