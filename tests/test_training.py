@@ -368,6 +368,7 @@ def test_so_many_minutes_are_so_many_steps_of_its_pace(digits, model, monkeypatc
 
 
 def test_what_was_planned_stands_when_a_run_goes_on(digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(reports, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(reports.Reporter, "seconds_of_a_report", lambda reporter: 0.0)
     results = []
     for stop, folder in ((False, tmp_path / "whole"), (True, tmp_path / "stopped")):
