@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
+from PIL import Image, ImageDraw
 
 from helpers import notebooks
 
@@ -127,3 +128,31 @@ threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(DeadKernelError):
         run(tmp_path / "broken", killer)
     assert run(tmp_path / "broken", resume=True) == expected
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A folder of 120 pictures of three kinds, grey and in colour."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for i in range(120):
+        kind = ("ball", "box", "cross")[i % 3]
+        picture = Image.new("RGB" if i % 2 else "L", (40 + i % 7, 50), 20)
+        pen, reach = ImageDraw.Draw(picture), 8 + i % 9
+        box = (20 - reach, 25 - reach, 20 + reach, 25 + reach)
+        if kind == "cross":
+            pen.line(box, fill="white", width=5)
+        else:
+            {"ball": pen.ellipse, "box": pen.rectangle}[kind](box, fill="white")
+        (folder / kind).mkdir(exist_ok=True)
+        picture.save(folder / kind / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "part"), [*((path.stem, "") for path in NOTEBOOKS), ("01_realnvp", "ball"), ("04_gans", "ball")])
+def test_it_runs_on_a_folder_of_pictures(name, part, shapes, tmp_path, monkeypatch):
+    """Of three classes, and of one, where nothing can be asked for."""
+    monkeypatch.setenv("DATASET", str(shapes / part))
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    found = notebooks.execute(ROOT / f"{name}.ipynb", "smoke", tmp_path)
+    assert str(shapes / part) in found["data set"]
+    assert not [o for c in nbformat.read(tmp_path / f"{name}.ipynb", 4).cells for o in c.get("outputs", []) if o.output_type == "error"]

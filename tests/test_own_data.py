@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 from test_cli import run
 
 from helpers import UserError, data, own_data, recipes, weights
-from helpers.measures import judges
 from helpers.show import sliders
 
 # ---- a folder
@@ -298,7 +297,7 @@ def pictures(tmp_path_factory):
         (folder / name / "broken.jpg").write_bytes((folder / name / "000.jpg").read_bytes()[:200])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATA_DIR", str(folder.parent / "kept"))
-        patch.setattr(judges, "STEPS", 50)
+        patch.setenv("PROFILE", "smoke")
         patch.chdir(folder.parent)
         yield folder
 
@@ -336,8 +335,7 @@ def test_every_family_is_trained_measured_drawn_and_explored(family, pictures, t
     assert bytes(explorer.picture.value) != before
 
 
-def test_of_one_class_the_judge_is_an_autoencoder(pictures, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(judges, "STEPS", 50)
+def test_of_one_class_the_judge_is_an_autoencoder(pictures, tmp_path, capsys):
     assert run("train", "vae", "--dataset", pictures / "bunte", "--profile", "smoke", "--epochs", 1, "--folder", tmp_path) == 0
     said = capsys.readouterr().out
     assert "judge the codes of an autoencoder of its own" in said and "frechet_distance" in said and "legibility" not in said

@@ -10,7 +10,7 @@ from helpers.models.layers import at_once
 from helpers.training import aside, fit
 from helpers.weights import load_model, save_model, shipped
 
-STEPS = 1_000  # of the training of a judge of one's own: a minute or two of a processor
+STEPS = {"smoke": 50, "quick": 1_000, "full": 1_000}  # of the training of a judge of one's own: a minute or two of a processor
 
 
 class Judge(nn.Module):
@@ -51,14 +51,17 @@ def judge(dataset) -> Judge | None:
 def trained(dataset) -> Judge:
     """A judge for pictures that nobody has seen before: found under data/judges, or trained and put there."""
     kind = "classifier" if len(dataset.classes) > 1 else "autoencoder"
-    path = data.data_dir() / "judges" / f"{kind}-{dataset.fingerprint()[:16]}.safetensors"
+    profile = recipes.pick_profile()
+    path = data.data_dir() / "judges" / f"{kind}-{profile}-{dataset.fingerprint()[:16]}.safetensors"
     if path.exists():
         model, info = load_model(path, dataset.train_images.device)
     else:
         images = len(dataset.train_images)
         batch = min(64, max(8, images // 8))
-        epochs = max(1, math.ceil(STEPS * batch / images))
-        model, config = recipes.recipe(kind, "quick", dataset, epochs=epochs, batch_size=batch, compile=False, train_images=None)
+        epochs = max(1, math.ceil(STEPS[profile] * batch / images))
+        model, config = recipes.recipe(
+            kind, "smoke" if profile == "smoke" else "quick", dataset, epochs=epochs, batch_size=batch, compile=False, train_images=None
+        )
         print(f"There is no judge for {dataset.name}: {'a' if kind == 'classifier' else 'an'} {kind} is trained on its {images:,} training images.")
         with aside():
             torch.set_grad_enabled(True)

@@ -128,7 +128,7 @@ def precision_recall(ours, real, neighbours: int = 3) -> dict[str, float]:
     """
 
     def covered(points, by):
-        radius = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values  # the nearest is the point itself
+        radius = torch.cdist(by, by).kthvalue(min(neighbours + 1, len(by)), dim=1).values  # the nearest is the point itself
         return (torch.cdist(points, by) <= radius).any(1).float().mean().item()
 
     return {"precision": covered(ours, real), "recall": covered(real, ours)}
