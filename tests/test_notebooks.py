@@ -154,5 +154,5 @@ def test_it_runs_on_a_folder_of_pictures(name, part, shapes, tmp_path, monkeypat
     monkeypatch.setenv("DATASET", str(shapes / part))
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     found = notebooks.execute(ROOT / f"{name}.ipynb", "smoke", tmp_path)
-    assert str(shapes / part) in found["data set"]
+    assert str(shapes / part) in found["dataset"]
     assert not [o for c in nbformat.read(tmp_path / f"{name}.ipynb", 4).cells for o in c.get("outputs", []) if o.output_type == "error"]
