@@ -99,15 +99,44 @@ def span(name: str, labels: list[str], key: str, digits: int = 2) -> str:
 
 
 def shared(name: str, quantity: str, but: str) -> str:
-    """In how many runs, of the rows but one, a second latent explains more than half as much of a quantity as the first: "5 of 18"."""
-    runs = [sorted(row["metrics"]["explained"][quantity]) for row in experiments.load(name)["rows"] if row["label"] != but]
-    return f"{sum(run[-2] > run[-1] / 2 for run in runs)} of {len(runs)}"
+    """In how many runs, of the rows but one, a second latent that carries something explains more than half as much as the first: "4 of 18"."""
+    runs = []
+    for metrics in (row["metrics"] for row in experiments.load(name)["rows"] if row["label"] != but):
+        shares = zip(metrics["explained"][quantity], metrics["kl_of_latents"], strict=True)
+        runs.append(sorted((share for share, nats in shares if nats > CARRIES), reverse=True))
+    return f"{sum(len(run) > 1 and run[1] > run[0] / 2 for run in runs)} of {len(runs)}"
 
 
 def measured(name: str, where: dict, key: str, digits: int = 2) -> str:
     """A number of the row of a measurement of shipped weights in which `where` holds."""
     rows = [row for row in experiments.load(name)["rows"] if where.items() <= row.items()]
     return number(float(rows[0][key]), digits)
+
+
+def sources() -> str:
+    """The record `priors` as a table: a row a decoder, a column where its codes come from."""
+    found = experiments.load("priors")["rows"]
+    kinds, names = (list(dict.fromkeys(row[key] for row in found)) for key in ("codes", "weights"))
+    cells = {(row["weights"], row["codes"]): f"{row['frechet_distance']:.2f} ({100 * row['legibility']:.0f} %)" for row in found}
+    return rows(["Fréchet distance (legible)", *kinds], [[f"`{name}`", *(cells[name, kind] for kind in kinds)] for name in names])
+
+
+def mean_and_range(values: list[float], digits: int = 1) -> str:
+    return f"{sum(values) / len(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def frozen(trained_with: str) -> str:
+    """How much better the bound of a frozen decoder is with a fresh encoder of eight couplings than with a fresh Gaussian."""
+    found = {
+        (row["encoder"], row["seed"]): row["neg_elbo"] for row in experiments.load("frozen")["rows"] if row["decoder trained with"] == trained_with
+    }
+    return mean_and_range([value - found["fresh, eight couplings", seed] for (encoder, seed), value in found.items() if encoder == "fresh, no flow"])
+
+
+def lost(encoder: str, epochs: int | None = None) -> str:
+    """What an encoder of `amortisation` loses in the mean of the images."""
+    rows = experiments.load("amortisation")["rows"]
+    return mean_and_range([row["mean"] for row in rows if (row["encoder"], row.get("epochs")) == (encoder, epochs)], 2)
 
 
 def sampled_on() -> str:
@@ -190,7 +219,26 @@ def models(dataset: str) -> str:
 
 def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    numbers = (w, x, percent, minutes, ratio, change, times_less, lowest, each, span, shared, carrying, measured, half, ceiling)
+    numbers = (
+        w,
+        x,
+        percent,
+        minutes,
+        ratio,
+        change,
+        times_less,
+        lowest,
+        each,
+        span,
+        shared,
+        carrying,
+        measured,
+        half,
+        ceiling,
+        sources,
+        frozen,
+        lost,
+    )
     names = {f.__name__: f for f in (*numbers, sampled_on, table, models)}
     bench = json.loads((weights.RESULTS / "bench.json").read_text())
     values = {"shipped": weights.shipped(), "bench": bench, "load": experiments.load, "record": weights.record}
