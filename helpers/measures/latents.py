@@ -25,7 +25,7 @@ def pca_errors(train_images, images, sizes) -> dict[int, float]:
 
     The least that any linear encoder and decoder of that bottleneck reach on the training images.
     """
-    train, x = (precise(unit(part.flatten(1))) for part in (train_images, images))
+    train, x = (unit(part.flatten(1).cpu(), torch.double) for part in (train_images, images))
     mean = train.mean(0)
     directions = torch.linalg.eigh(torch.cov((train - mean).T)).eigenvectors.flip(1)
     shares = ((x - mean) @ directions).square().mean(0)  # of the error, that each direction would take away
