@@ -62,6 +62,18 @@ def objectives() -> dict[str, Row]:
     return rows
 
 
+def causes() -> dict[str, Row]:
+    """What made the difference in `objectives`, one thing at a time: the objective or Adam's betas; feature matching or its bias."""
+    train = TrainConfig(epochs=1, batch_size=32, learning_rate=5e-4, **PLAIN)
+    conv, rows = GANConfig(classes=10), {}
+    for objective, name in {"nonsaturating": "adversarial", "wgan-gp": "WGAN-GP"}.items():
+        for betas in ((0.5, 0.999), (0.0, 0.9)):
+            rows[f"{name}, betas {betas}"] = replace(conv, objective=objective, betas=betas)
+    for unbiased, name in {False: "as usual", True: "unbiased"}.items():
+        rows[f"feature matching alone, {name}"] = replace(conv, adversarial=0.0, feature_matching=1.0, unbiased=unbiased)
+    return {label: Row(config, train, measure=("pictures",)) for label, config in rows.items()}
+
+
 def growing() -> dict[str, Row]:
     """Progressive growing on CIFAR-10: new layers faded in or switched in hard, for as many steps."""
     train = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-3, train_images=40_000, average=0.999, **PLAIN)
@@ -92,5 +104,6 @@ MEASUREMENTS = {"truncation": truncation}
 EXPERIMENTS = {
     "collapse": (collapse, SEEDS),
     "objectives": (objectives, SEEDS),
+    "causes": (causes, SEEDS),
     "growing": (growing, SEEDS),
 }

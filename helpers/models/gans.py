@@ -16,12 +16,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from helpers import UserError
-from helpers.models.layers import check_labels, check_latents, pixels
+from helpers.models.layers import Attention, check_labels, check_latents, pixels
 from helpers.models.model import Model, Player
 
-OBJECTIVES = ("minimax", "nonsaturating", "wgan-gp", "hinge")
+OBJECTIVES = ("minimax", "nonsaturating", "wgan-gp", "hinge", "relativistic")
 NETWORKS = ("conv", "mlp")
 WAYS = ("projection", "channel")  # of telling the discriminator the label
+REMEMBERED = 512  # made images that are kept for `replay`
 LOST = 0.05  # a discriminator whose loss stays below this has won, and its generator learns nothing any more
 
 
@@ -35,9 +36,16 @@ class GANConfig:
     latent: int = 64  # size of the noise
     network: str = "conv"  # or mlp
     width: int = 32  # conv: channels at half the resolution, more where it is lower; mlp: units of the smallest hidden layer
-    objective: str = "nonsaturating"  # or minimax, wgan-gp, hinge
+    objective: str = "nonsaturating"  # or minimax, wgan-gp, hinge, relativistic
+    r1: float = 0.0  # weight of the zero-centred penalty at real images, and of that at made ones
+    r2: float = 0.0
     adversarial: float = 1.0  # weight of that objective in the generator's loss; 0 leaves feature matching alone
     feature_matching: float = 0.0  # weight of the distance between mean features of real and made images
+    unbiased: bool = False  # that distance without what means of few images differ by in any case
+    diversity: float = 0.0  # weight of a term that pushes apart what two noises become
+    replay: float = 0.0  # share of the made images shown to the discriminator that are old ones
+    augment: bool = False  # all that the discriminator sees is shifted and partly covered at random
+    attention: bool = False  # self-attention at a quarter of the sides; conv alone
     generator_norm: bool = True  # batch norm in the generator
     spectral_norm: bool = False  # in the discriminator (Miyato et al. 2018)
     dropout: float = 0.0  # in the discriminator
@@ -55,24 +63,29 @@ def discriminator_loss(objective: str, real, fake) -> torch.Tensor:
         equation 1); 2 log 2 = 1.39 where it can't tell them apart.
     wgan-gp: an estimate of minus the Wasserstein distance (Arjovsky et al. 2017, equation 2).
     hinge: no more is wanted of a score than to be beyond 1 on the right side (Lim & Ye 2017; Miyato et al. 2018, equation 16).
+    relativistic: -log sigmoid of how far a real image scores above a made one (Jolicoeur-Martineau 2019, equation 4); log 2 where it can't tell.
     """
     if objective in ("minimax", "nonsaturating"):
         return F.softplus(-real).mean() + F.softplus(fake).mean()  # -log sigmoid(s) = softplus(-s), safe for any score
     if objective == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if objective == "relativistic":
+        return F.softplus(fake - real).mean()
     return fake.mean() - real.mean()
 
 
-def generator_loss(objective: str, fake) -> torch.Tensor:
+def generator_loss(objective: str, fake, real=None) -> torch.Tensor:
     """What the generator descends, of the scores (N,) of the images that it made.
 
     minimax: log(1 - D(G(z))), flat where the discriminator is sure, as it is at first; nonsaturating: -log D(G(z)), steep
-    there (Goodfellow et al. 2014, section 3), log 2 = 0.69 where D can't tell.
+    there (Goodfellow et al. 2014, section 3), log 2 = 0.69 where D can't tell. relativistic: needs the scores of real images, too.
     """
     if objective == "minimax":
         return -F.softplus(fake).mean()
     if objective == "nonsaturating":
         return F.softplus(-fake).mean()
+    if objective == "relativistic":
+        return F.softplus(real - fake).mean()
     return -fake.mean()
 
 
@@ -83,10 +96,20 @@ def gradient_penalty(score: Callable, real, fake) -> torch.Tensor:
     precision of the images: a norm of gradients in bfloat16 would be off by a percent.
     """
     share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
-    between = torch.lerp(fake, real, share).requires_grad_()
-    with torch.autocast(real.device.type, enabled=False):
-        (gradient,) = torch.autograd.grad(score(between).sum(), between, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    return (slopes(score, torch.lerp(fake, real, share)).norm(dim=1) - 1).square().mean()
+
+
+def zero_centred_penalty(score: Callable, images) -> torch.Tensor:
+    """Mean of |gradient of score|^2 at images (Mescheder et al. 2018, equation 9): at the end of the game the score should be flat there."""
+    return slopes(score, images).square().sum(1).mean()
+
+
+def slopes(score: Callable, images) -> torch.Tensor:
+    """Gradients (N, D) of the scores of images in these, through which gradients pass in turn."""
+    images = images.detach().requires_grad_()
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):  # in validation too: there the loss is to be the same
+        (gradient,) = torch.autograd.grad(score(images).sum(), images, create_graph=True)
+    return gradient.flatten(1)
 
 
 def other_labels(labels, classes: int) -> torch.Tensor:
@@ -98,15 +121,41 @@ def other_labels(labels, classes: int) -> torch.Tensor:
     return (labels + torch.randint_like(labels, 1, classes)) % classes
 
 
-def feature_matching(real, fake, labels=None, classes: int = 1) -> torch.Tensor:
+def feature_matching(real, fake, labels=None, classes: int = 1, unbiased: bool = False) -> torch.Tensor:
     """Mean squared difference between the mean features (N, F) of real and of made images (Salimans et al. 2016, section 3.1).
 
     labels (N,), of both: the means are then taken class by class, or nothing would tell which class an image should be of.
+    unbiased: without what is expected of two means of so few images even where they are of one distribution, the variance of each by
+    their number, which rewards a generator for making all images of a class alike. A class with one image is left out then.
     """
     labels = torch.zeros(len(real), dtype=torch.long, device=real.device) if labels is None else labels
     belongs = F.one_hot(labels, classes).to(real.dtype)
-    means = belongs.T @ (real - fake) / belongs.sum(0).clamp(min=1)[:, None]
-    return means.square().mean()
+    count = belongs.sum(0)[:, None]
+    distance = (belongs.T @ (real - fake) / count.clamp(min=1)).square()
+    if unbiased:
+        for features in (real, fake):
+            mean = belongs.T @ features / count.clamp(min=1)
+            variance = belongs.T @ (features - mean[labels]).square() / (count - 1).clamp(min=1)
+            distance = distance - variance / count.clamp(min=1)
+        distance = distance * (count > 1)
+    return distance.mean()
+
+
+def augmented(images) -> torch.Tensor:
+    """Images (N, C, H, W), each shifted by up to an eighth of its sides and with a square of half of them covered, both at random.
+
+    Where the discriminator sees real and made images alike through it, it can learn few training images by heart less easily, and the
+    gradient still reaches the generator (Zhao et al. 2020).
+    """
+    n, _, height, width = images.shape
+    move = (torch.rand(n, 2, 1, device=images.device, dtype=images.dtype) - 0.5) / 2  # in units of half a side
+    turn = torch.eye(2, device=images.device, dtype=images.dtype).expand(n, 2, 2)
+    places = F.affine_grid(torch.cat([turn, move], dim=2), images.shape, align_corners=False)
+    images = F.grid_sample(images, places, padding_mode="border", align_corners=False)
+    rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    top, left = (torch.randint(-(side // 4), side - side // 4, (n, 1), device=images.device) for side in (height, width))
+    covered = ((rows >= top) & (rows < top + height // 2))[:, None, :, None] & ((columns >= left) & (columns < left + width // 2))[:, None, None, :]
+    return images * ~covered
 
 
 # -------------------------------------------------------------------------------------------------------- networks
@@ -133,11 +182,13 @@ class Generator(nn.Module):
             self.net = nn.Sequential(*layers, nn.Linear(size, channels * height * width), nn.Unflatten(1, config.image_shape))
         else:
             norm = nn.BatchNorm2d if config.generator_norm else nn.Identity
+            looking = [Attention(2 * w)] if config.attention else []
             self.net = nn.Sequential(
                 nn.Linear(size, 2 * w * (height // 4) * (width // 4)),
                 nn.Unflatten(1, (2 * w, height // 4, width // 4)),
                 norm(2 * w),
                 nn.ReLU(),
+                *looking,
                 nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1),
                 norm(w),
                 nn.ReLU(),
@@ -174,7 +225,8 @@ class Discriminator(nn.Module):
         else:
             size = 2 * w * (height // 4) * (width // 4)
             first, second = nn.Conv2d(channels, w, 4, stride=2, padding=1), nn.Conv2d(w, 2 * w, 4, stride=2, padding=1)
-            self.net = nn.Sequential(norm(first), *end, norm(second), *end, nn.Flatten())
+            looking = [Attention(2 * w)] if config.attention else []
+            self.net = nn.Sequential(norm(first), *end, norm(second), *end, *looking, nn.Flatten())
         self.head = norm(nn.Linear(size, 1))
         if config.classes and config.told == "projection":
             vector = nn.Embedding(config.classes, size)
@@ -207,6 +259,9 @@ class GAN(Model):
         super().__init__(config)
         check_config(config)
         self.generator, self.discriminator = self.networks()
+        if config.replay:
+            self.register_buffer("memory", torch.zeros(REMEMBERED, *config.image_shape))
+            self.register_buffer("remembered", torch.zeros((), dtype=torch.long))
 
     def networks(self):
         return Generator(self.config), Discriminator(self.config)
@@ -217,9 +272,13 @@ class GAN(Model):
         critic = self.config.objective == "wgan-gp"
         return ("discriminator_objective" if critic else "discriminator_loss", "generator_loss")
 
+    @property
+    def penalised(self) -> bool:
+        """Whether the discriminator pays for its gradient: compiled code has no gradient of a gradient."""
+        return self.config.objective == "wgan-gp" or bool(self.config.r1 or self.config.r2)
+
     def regions(self):
-        once = self.config.objective != "wgan-gp"  # compiled code has no gradient of a gradient
-        return [self.generator.net, *([self.discriminator.net] if once else [])]
+        return [self.generator.net, *([] if self.penalised else [self.discriminator.net])]
 
     def averaged_part(self):
         return self.generator  # samples are drawn with its average; the discriminator plays against what it is now
@@ -237,11 +296,29 @@ class GAN(Model):
     def noise(self, n):
         return torch.randn(n, self.latent_dim, dtype=self.dtype, device=self.device)
 
+    def seen(self, images):
+        """Images as the discriminator is shown them."""
+        return augmented(images) if self.config.augment else images
+
+    @torch.no_grad()
+    def with_old_ones(self, fake):
+        """Made images, some of them exchanged for ones made earlier, which stay in memory until newer ones take their place (Shrivastava et al.
+        2017, section 2.3): a generator that only runs from one place to the next is seen where it was."""
+        if not self.config.replay or not self.training:
+            return fake
+        n = round(self.config.replay * len(fake))
+        new, places = fake[:n].to(self.memory.dtype), (torch.arange(n, device=fake.device) + self.remembered) % REMEMBERED
+        old = self.memory[(torch.rand(n, device=fake.device) * self.remembered.clamp(1, REMEMBERED)).long()]
+        old = torch.where(self.remembered > 0, old, new)  # at first there is nothing to remember
+        self.memory[places] = new
+        self.remembered += n
+        return torch.cat([old.to(fake.dtype), fake[n:]])
+
     def discriminator_terms(self, images, labels=None) -> dict[str, torch.Tensor]:
         """The discriminator's loss and its parts, and `accuracy`: the share of real and made images that it tells right."""
-        labels, real = self._labels(labels), self.real(images)
+        labels, real = self._labels(labels), self.seen(self.real(images))
         with torch.no_grad():
-            fake = self.generator(self.noise(len(real)), labels).to(real.dtype)
+            fake = self.seen(self.with_old_ones(self.generator(self.noise(len(real)), labels).to(real.dtype)))
         features = self.discriminator.features(real, labels)
         score_real, score_fake = self.discriminator.score(features, labels).to(self.dtype), self.discriminator(fake, labels).to(self.dtype)
         objective = discriminator_loss(self.config.objective, score_real, score_fake)
@@ -253,28 +330,41 @@ class GAN(Model):
             refused = discriminator_loss(self.config.objective, score_real, score_wrong)
             objective = torch.lerp(objective, refused, self.config.mislabelled)  # of wgan-gp no Wasserstein distance any more
         terms = {"accuracy": ((score_real > 0).float().mean() + (score_fake < 0).float().mean()) / 2}
+        flat = {name: zero_centred_penalty(lambda x: self.discriminator(x, labels), x) for name, x in self._flattened(real, fake)}
+        objective_and_flat = objective + sum(getattr(self.config, name) / 2 * penalty for name, penalty in flat.items())
         if self.config.objective != "wgan-gp":
-            return {"loss": objective} | terms
-        with torch.enable_grad():  # in validation too: there the loss is to be the same
-            penalty = gradient_penalty(lambda x: self.discriminator(x, labels), real, fake)
+            return {"loss": objective_and_flat} | terms | flat
+        penalty = gradient_penalty(lambda x: self.discriminator(x, labels), real, fake)
         # 10 is the penalty's weight in the paper; 0.001 keeps the scores, whose level means nothing, from drifting away
         # (Karras et al. 2018, appendix A.1)
-        loss = objective + 10 * penalty + 0.001 * score_real.square().mean()
-        return {"loss": loss} | terms | {"penalty": penalty, "objective": objective}
+        loss = objective_and_flat + 10 * penalty + 0.001 * score_real.square().mean()
+        return {"loss": loss} | terms | {"penalty": penalty, "objective": objective} | flat
+
+    def _flattened(self, real, fake):
+        return [(name, x) for name, x in (("r1", real), ("r2", fake)) if getattr(self.config, name)]
 
     def generator_terms(self, images, labels=None) -> dict[str, torch.Tensor]:
         """The generator's loss and its parts."""
         labels = self._labels(labels)
+        z, of_real, score_real, terms = self.noise(len(images)), None, None, {}
+        made = self.generator(z, labels)
         with frozen(self.discriminator):
-            features = self.discriminator.features(self.generator(self.noise(len(images)), labels), labels)
-            adversarial = generator_loss(self.config.objective, self.discriminator.score(features, labels).to(self.dtype))
-            if not self.config.feature_matching:
-                return {"loss": self.config.adversarial * adversarial}
-            with torch.no_grad():
-                of_real = self.discriminator.features(self.real(images), labels)
-        matching = feature_matching(of_real.to(self.dtype), features.to(self.dtype), labels, max(1, self.config.classes))
-        loss = self.config.adversarial * adversarial + self.config.feature_matching * matching
-        return {"loss": loss, "adversarial": adversarial, "feature_matching": matching}
+            features = self.discriminator.features(self.seen(made), labels)
+            if self.config.feature_matching or self.config.objective == "relativistic":
+                with torch.no_grad():
+                    of_real = self.discriminator.features(self.seen(self.real(images)), labels)
+                    score_real = self.discriminator.score(of_real, labels).to(self.dtype)
+            adversarial = generator_loss(self.config.objective, self.discriminator.score(features, labels).to(self.dtype), score_real)
+        loss = self.config.adversarial * adversarial
+        if self.config.feature_matching:
+            count = max(1, self.config.classes)
+            matching = feature_matching(of_real.to(self.dtype), features.to(self.dtype), labels, count, self.config.unbiased)
+            loss, terms = loss + self.config.feature_matching * matching, {"adversarial": adversarial, "feature_matching": matching}
+        if self.config.diversity:
+            other = self.noise(len(images))
+            alike = (z - other).abs().mean() / (made - self.generator(other, labels)).abs().mean().clamp(min=1e-5)  # Mao et al. 2019, equation 2
+            loss, terms = loss + self.config.diversity * alike, terms | {"alike": alike}
+        return {"loss": loss} | terms
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """Both players' terms, to look at; "loss" is the sum of their losses, which nobody descends."""
@@ -340,6 +430,11 @@ def check_config(config: GANConfig) -> None:
         raise UserError(
             f"betas {config.betas} and a discriminator_rate of {config.discriminator_rate} were given: "
             "take two numbers from 0 to below 1, and a rate above 0."
+        )
+    if not 0 <= config.replay < 1 or (config.replay and config.classes) or min(config.r1, config.r2, config.diversity) < 0:
+        raise UserError(
+            f"r1 {config.r1}, r2 {config.r2}, diversity {config.diversity} and a share {config.replay} of old images were given, of {config.classes} "
+            "classes: take numbers from 0 up, and a share below 1, more than 0 only where there are no classes."
         )
     if config.latent < 1:
         raise UserError(f"Noise of size {config.latent} was asked for: take at least 1.")

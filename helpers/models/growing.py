@@ -164,6 +164,8 @@ class ProGAN(GAN):
     def __init__(self, config: ProGANConfig):
         if config.classes:
             raise UserError("A ProGAN knows no labels: leave classes at 0.")
+        if config.attention:
+            raise UserError("A ProGAN has no layers for self-attention: leave attention off.")
         if config.stage_steps < 1 or not 0 <= config.fade <= 1:
             raise UserError(f"Stages of {config.stage_steps} steps with a fade-in of {config.fade} were asked for: at least 1, and from 0 to 1.")
         super().__init__(config)
@@ -181,8 +183,7 @@ class ProGAN(GAN):
         return [height for height, _ in self.generator.sides]
 
     def regions(self):
-        blocks = [*self.generator.blocks, *self.discriminator.blocks]
-        return blocks if self.config.objective != "wgan-gp" else list(self.generator.blocks)
+        return [*self.generator.blocks, *([] if self.penalised else self.discriminator.blocks)]
 
     def grow(self, stage: int, alpha: float = 1.0) -> None:
         """Set both networks to a stage, its layers faded in by alpha in [0, 1]."""
