@@ -192,8 +192,8 @@ def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
                 model.decode(model.encode(dataset.part(SPLIT)[0][:n])) if kind == "rebuilt" else model.sample(n, kind, measures.in_turn(model, n))
             )
         kept[f"{label} @ {kind}"] = levels(images.nan_to_num(0)).cpu().permute(0, 2, 3, 1)
-    order = list(rows_of(name))  # whenever each was run
-    kept = dict(sorted(kept.items(), key=lambda item: order.index(item[0].split(" @ ")[0])))
+    order = {row: i for i, row in enumerate(rows_of(name))}  # whenever each was run, and without rows that no longer exist
+    kept = {key: kept[key] for key in sorted(kept, key=lambda key: order.get(key.split(" @ ")[0], -1)) if key.split(" @ ")[0] in order}
     rows = torch.cat([images.transpose(0, 1).flatten(1, 2) for images in kept.values()]).squeeze(-1)
     labels = PngImagePlugin.PngInfo()
     labels.add_text("rows", json.dumps(list(kept)))
