@@ -1,0 +1,45 @@
+"""Exercises that answer: `check("coupling", my_function)` says whether it is right, and if it is not, what about it is wrong.
+
+Nothing is compared with a hidden number. Every check is a property that can be said in a sentence: a round trip, a gradient by autograd, a density of
+torch.distributions, a case that is known. Solutions are in `solutions/`, one file a notebook.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from helpers import UserError
+from helpers.exercises import flows, gans, latents, vaes  # noqa: F401 (which fill the list)
+from helpers.exercises.checks import EXERCISES, Wrong
+
+
+def check(name: str, answer: Callable) -> bool:
+    """Print whether `answer` solves the exercise `name`, and why not; True if it does. UserError for an exercise that there is not."""
+    if name not in EXERCISES:
+        raise UserError(f"There is no exercise {name!r}: take one of {', '.join(EXERCISES)}.")
+    try:
+        torch.manual_seed(0)
+        EXERCISES[name].check(answer)
+    except Wrong as wrong:
+        print(f"{name}: not yet. {wrong}")
+        return False
+    except Exception as error:  # of the student's code, whatever it is
+        print(f"{name}: not yet. It stops with {type(error).__name__}: {error}")
+        return False
+    print(f"{name}: right.")
+    return True
+
+
+def tasks(notebook: int) -> str:
+    """The exercises of a notebook as Markdown, the easiest first."""
+    found = sorted(((name, one) for name, one in EXERCISES.items() if one.notebook == notebook), key=lambda pair: pair[1].stars)
+    return "\n".join(f"* {'★' * one.stars} **{name}.** {one.task}" for name, one in found)
+
+
+def predict(what: str, guess: float | None, truth: float, within: float = 0.1) -> None:
+    """Say how a guess compares with what came out; no guess, and it only says that one is missing."""
+    if guess is None:
+        print(f"{what}: {truth:.3g}. (You gave no guess: set it, and run this cell again.)")
+    else:
+        verdict = "well guessed" if abs(guess - truth) <= within * abs(truth) else "what makes the difference?"
+        print(f"{what}: {truth:.3g}; your guess was {guess:.3g}: {verdict}.")

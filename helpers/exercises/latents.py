@@ -1,0 +1,69 @@
+"""The exercises of notebook 03: better posteriors, disentanglement."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from helpers.exercises.checks import exercise, given, logdet, same, two
+
+
+@exercise(3, 1)
+def gaussian_total_correlation(answer):
+    """`f(covariance)`: the total correlation, KL(q(z) || product of q(z_i)), of a Gaussian with covariance (D, D), in nats."""
+    found = answer(torch.diag(torch.tensor([0.5, 2.0, 3.0])))
+    same(given(found, ()), 0.0, "Of independent latents it should be 0, whatever their widths.")
+    tied = answer(torch.tensor([[1.0, 0.6], [0.6, 1.0]]))
+    same(tied, -0.5 * math.log(1 - 0.36), f"Two latents of correlation 0.6 should have -1/2 log(1 - 0.36) = 0.223 nats, and yours have {tied:.3f}.")
+    a = torch.randn(4, 4)
+    covariance = a @ a.T + torch.eye(4)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.MultivariateNormal(torch.zeros(4), covariance),
+        torch.distributions.MultivariateNormal(torch.zeros(4), torch.diag(covariance.diagonal())),
+    )
+    same(answer(covariance), expected, "torch.distributions disagrees for four dependent latents.", 1e-4)
+
+
+@exercise(3, 2)
+def planar(answer):
+    """`f(z, u, w, b)`: the planar flow z + u tanh(w . z + b) of rows z (N, D), and its log-determinant (N,)."""
+    z, w, u, b = torch.randn(5, 3), torch.randn(3), 0.3 * torch.randn(3), torch.tensor(0.2)
+    bent, log_det = two(answer(z, u, w, b), ((5, 3), (5,)), ("the bent z", "the log-determinant"))
+    expected = z + u * torch.tanh(z @ w + b)[:, None]
+    same(bent, expected, "The first result should be z + u tanh(w . z + b), row by row.")
+    truth = logdet(lambda one: one + u * torch.tanh(one @ w + b)[:, None], z)
+    same(
+        log_det,
+        truth,
+        f"By autograd the first row's log-determinant is {truth[0]:.3f}, yours is {log_det[0]:.3f}: 1 + u . w times the slope of tanh.",
+    )
+
+
+@exercise(3, 2)
+def arc(answer):
+    """`f(a, b, t)`: the point at share t of the arc from a to b, vectors of one norm (D,), about the origin."""
+    a, b = F.normalize(torch.randn(2, 5), dim=1)
+    same(given(answer(a, b, 0.0), (5,)), a, "At 0 it should be a.")
+    same(answer(a, b, 1.0), b, "At 1 it should be b.")
+    middle = answer(a, b, 0.5)
+    same(
+        middle.norm(), 1.0, f"Halfway it should be as far from the origin as its ends, 1; yours is at {middle.norm():.3f}, inside: that is the chord."
+    )
+    angle, part = (a @ b).acos(), (a @ answer(a, b, 0.25)).acos()
+    same(part / angle, 0.25, "A quarter of the way should be a quarter of the angle.", 1e-3)
+
+
+@exercise(3, 3)
+def gap(answer):
+    """`f(information, entropy)`: the mutual information gap of what latents tell of factors, (latents, factors), and the factors' entropies."""
+    perfect = answer(torch.diag(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
+    same(
+        given(perfect, ()), 1.0, "A latent for each factor, which tells all of it and nothing else, should have a gap of 1: divide by the entropies."
+    )
+    same(answer(torch.ones(3, 2), torch.tensor([1.0, 2.0])), 0.0, "Where all latents tell as much there should be no gap.")
+    one = answer(torch.tensor([[0.8, 0.8], [0.1, 0.2]]), torch.ones(2))
+    same(
+        one,
+        0.65,
+        "One latent that tells both factors has a gap of 0.65 here: for each factor the best latent against the second, not the other way round.",
+    )

@@ -1,0 +1,155 @@
+"""The exercises: every solution is right, every plausible mistake is told apart, and by its reason."""
+
+import math
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import UserError, exercises
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "solutions").glob("0*.py"))
+SOLUTIONS = {name: value for path in FILES for name, value in runpy.run_path(str(path)).items() if name in exercises.EXERCISES}
+
+
+def lerped(score, real, fake, share, power=1, graph=True):
+    x = torch.lerp(fake, real, share).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(score(x).sum(), x, create_graph=graph)
+    return (slope.flatten(1).norm(dim=1) ** power - 1).square().mean()
+
+
+def undone(order=lambda z, s, t: z * (-s).exp() - t, sign=-1, total=torch.sum, seen=lambda z, mask: mask * z):
+    def coupling(z, mask, network):
+        s, t = network(seen(z, mask))
+        return mask * z + (1 - mask) * order(z, s, t), sign * total((1 - mask) * s, 1)
+
+    return coupling
+
+
+def walked(count=0, late=0, size=1.0):
+    def euler(velocity, x, steps):
+        for i in range(steps + count):
+            x = x + size * velocity(x, torch.full((len(x),), (i + late) / steps)) / steps
+        return x
+
+    return euler
+
+
+def squared(total=torch.sum, power=2, graph=True):
+    def r1(score, real):
+        x = real.requires_grad_()
+        (slope,) = torch.autograd.grad(total(score(x)), x, create_graph=graph)
+        return (slope.flatten(1).norm(dim=1) ** power).mean()
+
+    return r1
+
+
+MISTAKES = [  # of which exercise, the answer, a word of the reason
+    ("bits_per_dim", lambda nats, dims: nats / dims, "nats"),
+    ("bits_per_dim", lambda nats, dims: nats / math.log(2), "8 bits"),
+    ("bits_per_dim", lambda nats, dims: -nats / (dims * math.log(2)), "8 bits"),
+    ("bits_per_dim", lambda nats, dims: None, "nothing"),
+    ("bits_per_dim", lambda nats, dims: 8.0, "tensor"),
+    ("bits_per_dim", lambda nats: nats, "TypeError"),
+    ("guided", lambda told, untold, w: untold + w * (told - untold), "strength 0"),
+    ("guided", lambda told, untold, w: told + w * untold, "strength -1"),
+    ("guided", lambda told, untold, w: told + min(w, 0) * (told - untold), "beyond"),
+    ("coupling", undone(order=lambda z, s, t: (z - t) * (-s).exp()), "order"),
+    ("coupling", undone(order=lambda z, s, t: z * s.exp() - t), "order"),
+    ("coupling", undone(sign=1), "Sign"),
+    ("coupling", undone(total=torch.mean), "Sum"),
+    ("coupling", undone(seen=lambda z, mask: z), "network"),
+    ("coupling", lambda z, mask, network: z, "two things"),
+    ("coupling", lambda z, mask, network: (undone()(z, mask, network)[0], -network(mask * z)[0].sum(1)), "elements"),
+    ("dequantised", lambda x, u: (x / 255, torch.full((2,), -128 * math.log(256))), "lower edge"),
+    ("dequantised", lambda x, u: ((x + u / 2) / 256, torch.full((2,), -128 * math.log(256))), "upper edge"),
+    ("dequantised", lambda x, u: ((x + u) / 256, torch.zeros(2)), "factor"),
+    ("dequantised", lambda x, u: ((x + u) / 256, torch.full((2,), -math.log(256))), "factor"),
+    ("dequantised", lambda x, u: ((x + u) / 256, torch.full((2, 128), -math.log(256))), "shape"),
+    ("euler", walked(count=1), "5 times"),
+    ("euler", walked(late=1), "start of each step"),
+    ("euler", walked(size=4.0), "2.441"),
+    ("divergence", lambda v, x: torch.stack([torch.autograd.functional.jacobian(v, x[i : i + 1])[0, :, 0].sum() for i in range(5)]), "trace"),
+    ("divergence", lambda v, x: torch.stack([torch.autograd.functional.jacobian(v, x[:1])[0, :, 0].trace()] * 5), "bends"),
+    ("drawn", lambda mean, log_std, noise: mean + log_std * noise, "logarithm"),
+    ("drawn", lambda mean, log_std, noise: mean + (log_std / 2).exp() * noise, "logarithm"),
+    ("drawn", lambda mean, log_std, noise: (mean + log_std.exp() * noise).detach(), "gradient"),
+    ("drawn", lambda mean, log_std, noise: torch.normal(mean, log_std.exp()), "mean"),
+    ("gaussian_kl", lambda mean, log_std: -SOLUTIONS["gaussian_kl"](mean, log_std), "sign"),
+    ("gaussian_kl", lambda mean, log_std: SOLUTIONS["gaussian_kl"](mean, log_std) / 3, "sum"),
+    ("gaussian_kl", lambda mean, log_std: 2 * SOLUTIONS["gaussian_kl"](mean, log_std), "torch.distributions"),
+    ("gaussian_kl", lambda mean, log_std: SOLUTIONS["gaussian_kl"](mean, log_std / 2), "torch.distributions"),
+    ("gaussian_kl", lambda mean, log_std: SOLUTIONS["gaussian_kl"](mean, log_std).mean(), "shape"),
+    ("log_likelihood", lambda logits, x: SOLUTIONS["log_likelihood"](logits, x) / 6, "product"),
+    ("log_likelihood", lambda logits, x: -SOLUTIONS["log_likelihood"](logits, x), "torch.distributions"),
+    ("log_likelihood", lambda logits, x: (x * logits.sigmoid().log() + (1 - x) * (1 - logits.sigmoid()).log()).sum(1), "finite"),
+    ("importance_bound", lambda log_weights: log_weights.mean(0), "ELBO"),
+    ("importance_bound", lambda log_weights: log_weights.logsumexp(0), "sum"),
+    ("importance_bound", lambda log_weights: log_weights.exp().mean(0).log(), "finite"),
+    ("importance_bound", lambda log_weights: log_weights.logsumexp(1) - math.log(5), "shape"),
+    ("aggregate", lambda z, m, s: torch.distributions.Normal(m, s.exp()).log_prob(z[:, None]).sum(2).mean(1), "mean of the densities"),
+    ("aggregate", lambda z, m, s: SOLUTIONS["aggregate"](z, m, s) + math.log(len(m)), "mixture"),
+    ("gaussian_total_correlation", lambda c: -SOLUTIONS["gaussian_total_correlation"](c), "0.223"),
+    ("gaussian_total_correlation", lambda c: 2 * SOLUTIONS["gaussian_total_correlation"](c), "0.223"),
+    ("gaussian_total_correlation", lambda c: -0.5 * torch.logdet(c), "independent"),
+    ("planar", lambda z, u, w, b: (SOLUTIONS["planar"](z, u, w, b)[0], torch.zeros(5)), "autograd"),
+    ("planar", lambda z, u, w, b: (SOLUTIONS["planar"](z, u, w, b)[0], (1 + u @ w * torch.tanh(z @ w + b)).abs().log()), "slope"),
+    ("planar", lambda z, u, w, b: (z + w * torch.tanh(z @ u + b)[:, None], torch.zeros(5)), "row by row"),
+    ("arc", lambda a, b, t: torch.lerp(a, b, t), "chord"),
+    ("arc", lambda a, b, t: torch.lerp(b, a, t), "At 0"),
+    ("arc", lambda a, b, t: F.normalize(torch.lerp(a, b, t), dim=0), "quarter"),
+    ("gap", lambda information, entropy: information.topk(2, dim=0).values.diff(dim=0).abs().mean(), "entropies"),
+    ("gap", lambda information, entropy: (information.max(0).values / entropy).mean(), "no gap"),
+    ("gap", lambda information, entropy: SOLUTIONS["gap"]((information / entropy).T, torch.ones(len(information))), "no gap"),
+    ("non_saturating", lambda scores: -F.softplus(scores).mean(), "log 2"),
+    ("non_saturating", lambda scores: (-scores).mean(), "log 2"),
+    ("non_saturating", lambda scores: F.softplus(scores).mean(), "200"),
+    ("non_saturating", lambda scores: -scores.sigmoid().log().mean(), "finite"),
+    ("faded", lambda old, new, alpha: torch.lerp(new, F.interpolate(old, scale_factor=2), alpha), "At 0"),
+    ("faded", lambda old, new, alpha: torch.lerp(F.interpolate(old, scale_factor=2, mode="bilinear"), new, alpha), "four"),
+    ("faded", lambda old, new, alpha: F.interpolate(old, scale_factor=2) + alpha * new, "At 1"),
+    ("faded", lambda old, new, alpha: torch.lerp(F.interpolate(old, scale_factor=2), new, alpha**2), "share"),
+    ("best_loss", lambda p, q: SOLUTIONS["best_loss"](p, q) / math.log(2), "1.386"),
+    ("best_loss", lambda p, q: 2 * math.log(2) - F.kl_div(q.log(), p, reduction="sum"), "finite|nothing in common"),
+    ("best_loss", lambda p, q: -(p * (p / (p + q)).log() + q * (q / (p + q)).log()).sum(), "finite"),
+    ("r1", squared(power=1), "square it"),
+    ("r1", squared(total=torch.mean), "mean"),
+    ("r1", squared(graph=False), "create_graph"),
+    ("r1", lambda score, real: 0.5 * squared()(score, real), "linear score"),
+    ("gradient_penalty", lambda score, real, fake: lerped(score, real, fake, torch.rand(())), "share of its own"),
+    ("gradient_penalty", lambda score, real, fake: lerped(score, real, fake, torch.tensor(0.5)), "share of its own"),
+    ("gradient_penalty", lambda score, real, fake: lerped(score, real, fake, torch.rand_like(real)), "each pixel"),
+    ("gradient_penalty", lambda score, real, fake: lerped(score, real, fake, torch.rand(400, 1, 1) / 4), "uniform"),
+    ("gradient_penalty", lambda score, real, fake: lerped(score, real, fake, torch.rand(400, 1, 1), power=2), "linear score"),
+    ("gradient_penalty", lambda score, real, fake: lerped(score, real, fake, torch.rand(400, 1, 1), graph=False), "create_graph"),
+]
+
+
+def test_every_exercise_has_a_solution_and_a_mistake():
+    assert set(SOLUTIONS) == set(exercises.EXERCISES) == {name for name, _, _ in MISTAKES}
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_a_solution_is_right(name, capsys):
+    assert exercises.check(name, SOLUTIONS[name]), capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "answer", "reason"), MISTAKES, ids=[f"{i}-{name}" for i, (name, _, _) in enumerate(MISTAKES)])
+def test_a_mistake_is_told_with_its_reason(name, answer, reason, capsys):
+    assert not exercises.check(name, answer)
+    said = capsys.readouterr().out
+    assert any(word in said for word in reason.split("|")), said
+
+
+def test_an_unknown_exercise_is_said():
+    with pytest.raises(UserError, match="There is no exercise"):
+        exercises.check("copuling", None)
+
+
+def test_a_guess_is_compared(capsys):
+    for guess, said in ((None, "no guess"), (1.05, "well guessed"), (2.0, "what makes the difference")):
+        exercises.predict("the tax", guess, 1.0)
+        assert said in capsys.readouterr().out
