@@ -83,19 +83,6 @@ def explorers():
 
 
 @pytest.mark.parametrize("name", explorers())
-def test_timing_moves_in_whole_steps_and_ends_where_it_began(name):
-    explorer, control, _ = explorers()[name]
-    slider, seen = explorer.controls[control], []
-    before, picture = slider.value, explorer.picture.value
-    slider.observe(lambda change: seen.append(change.new), names="value")
-    assert explorer.wait(control) > 0
-    steps = [(value - slider.min) / slider.step for value in seen]
-    assert steps == pytest.approx([round(step) for step in steps], abs=1e-6)
-    assert len(set(seen)) >= min(25, 1 + round((slider.max - slider.min) / slider.step))
-    assert (slider.value, explorer.picture.value) == (before, picture)
-
-
-@pytest.mark.parametrize("name", explorers())
 def test_moving_changes_the_picture_and_moving_back_restores_it(name):
     explorer, control, value = explorers()[name]
     slider = explorer.controls[control]

@@ -92,10 +92,10 @@ def generator_loss(objective: str, fake, real=None) -> torch.Tensor:
 def gradient_penalty(score: Callable, real, fake) -> torch.Tensor:
     """Mean of (|gradient of score| - 1)^2 at random points between real and made images (Gulrajani et al. 2017, equation 3).
 
-    score: images (N, C, H, W) to scores (N,). Each pair has a point of its own on the line between them. Computed in the
+    score: images (N, ...) to scores (N,). Each pair has a point of its own on the line between them. Computed in the
     precision of the images: a norm of gradients in bfloat16 would be off by a percent.
     """
-    share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    share = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device, dtype=real.dtype)
     return (slopes(score, torch.lerp(fake, real, share)).norm(dim=1) - 1).square().mean()
 
 
@@ -381,7 +381,7 @@ class GAN(Model):
             return None
         return (
             f"The discriminator has won: its loss has stayed below {LOST}, the generator's is {means['generator_loss']:.2f} and no longer "
-            "teaches it anything. Lower the learning rate or Adam's first beta, or give the discriminator dropout."
+            "teaches it anything. Lower the learning rate or Adam's first beta, or make the discriminator pay for its slope (r1, r2, wgan-gp)."
         )
 
     def decode(self, z, labels=None) -> torch.Tensor:

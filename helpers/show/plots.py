@@ -11,12 +11,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import HTML, display
-from PIL import Image, ImageDraw
+from matplotlib import get_data_path
+from PIL import Image, ImageDraw, ImageFont
 
 from helpers.models.layers import levels
 
 SCALE = 2  # screen pixels an image pixel
 GAP = 2  # screen pixels between images
+FONT = ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 10)  # comes with matplotlib, and has Greek letters
 HEADLINE = "application/vnd.image-generative-models.headline+json"  # how a notebook hands its numbers to `make run`
 
 
@@ -171,9 +173,9 @@ def bars(values: dict, width: int = 230, height: int = 17) -> Image.Image:
     pen, full = ImageDraw.Draw(canvas), width - 100
     for i, (name, value) in enumerate(values.items()):
         top = i * height
-        pen.text((2, top + 3), str(name)[:10], fill="black")
+        pen.text((2, top + 3), str(name)[:10], fill="black", font=FONT)
         pen.rectangle((58, top + 3, 58 + max(1, round(full * value)), top + height - 3), fill=(31, 119, 180))
-        pen.text((64 + full * value, top + 3), f"{value:.2f}", fill="black")
+        pen.text((64 + full * value, top + 3), f"{value:.2f}", fill="black", font=FONT)
     return canvas
 
 
@@ -183,7 +185,7 @@ def captioned(image: Image.Image, caption: str, line: int = 15) -> Image.Image:
     canvas = Image.new("RGB", (image.width, image.height + line * len(text) + 4), "white")
     canvas.paste(image, (0, canvas.height - image.height))
     for i, row in enumerate(text):
-        ImageDraw.Draw(canvas).text((2, 1 + line * i), row, fill="black")
+        ImageDraw.Draw(canvas).text((2, 1 + line * i), row, fill="black", font=FONT)
     return canvas
 
 
@@ -233,7 +235,7 @@ def film(frames: dict, name: str | None = None, milliseconds: int = 250, columns
         picture = grid(images, columns).convert("L" if images.shape[1] == 1 else "RGB")
         canvas = Image.new(picture.mode, (picture.width, picture.height + 16), "white")
         canvas.paste(picture, (0, 16))
-        ImageDraw.Draw(canvas).text((4, 2), label, fill="black")
+        ImageDraw.Draw(canvas).text((4, 2), label, fill="black", font=FONT)
         pictures.append(canvas)
     buffer = io.BytesIO()
     times = [milliseconds] * (len(pictures) - 1) + [8 * milliseconds]

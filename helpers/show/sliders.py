@@ -6,7 +6,6 @@ Moving a slider sets the bytes of a single widgets.Image of fixed size, so nothi
 
 import base64
 import math
-import time
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -46,21 +45,6 @@ class Explorer:
         self.picture.value = plots.png(self.image)
         self.caption.value = caption
 
-    def wait(self, name: str, moves: int = 25) -> float:
-        """Milliseconds from a new value of the slider `name` to the bytes of the picture: 95th percentile of `moves` moves along it.
-
-        It moves in whole steps, since a browser snaps any other value to one and sends that back, and ends where it stood.
-        """
-        slider, times = self.controls[name], []
-        before, steps = slider.value, round((slider.max - slider.min) / slider.step)
-        for i in range(moves):
-            step = round(i * steps / (moves - 1)) if steps >= moves else i % (steps + 1)
-            started = time.perf_counter()
-            slider.value = round(slider.min + step * slider.step, 6)
-            times.append(1000 * (time.perf_counter() - started))
-        slider.value = before
-        return sorted(times)[math.ceil(0.95 * moves) - 1]
-
     def show(self) -> None:
         """Display the widget, and for viewers that show no widgets its picture under its caption."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
@@ -72,6 +56,13 @@ def _slider(label, value, low, high, step, kind=widgets.FloatSlider):
     return kind(
         value=value, min=low, max=high, step=step, description=label, style={"description_width": "110px"}, layout=widgets.Layout(width="460px")
     )
+
+
+def _names(label, value, names):
+    """A slider over names, which shows the one it stands at; its value is that name's place."""
+    options = [(str(name), i) for i, name in enumerate(names)]
+    style, layout = {"description_width": "110px"}, widgets.Layout(width="460px")
+    return widgets.SelectionSlider(options=options, value=min(value, len(names) - 1), description=label, style=style, layout=layout)
 
 
 def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2, told: Callable | None = None) -> Explorer:
@@ -106,7 +97,7 @@ def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
         asked = " and ".join(classes[column] for column in columns.values())
         return plots.grid(images, columns=min(n, 16 // (2 * parts)), scale=_scale(images)), f"{n} samples of {asked} at temperature {temperature:.2f}"
 
-    controls = {name: _slider(name, (3, 7)[i % 2] % count, 0, count - 1, 1, widgets.IntSlider) for i, name in enumerate(names)}
+    controls = {name: _names(name, (3, 7)[i % 2] % count, classes) for i, name in enumerate(names)}
     return Explorer(model, draw, controls | {"temperature": _slider("temperature", 0.8, 0.0, 1.2, 0.05)})
 
 
@@ -125,7 +116,7 @@ def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) ->
         caption = f"{n} samples of {names[label]}, guidance {guidance:.2f}, {steps} steps: {asked} evaluations an image"
         return plots.grid(images, columns=8, scale=_scale(images)), caption
 
-    controls = {"label": _slider("class", min(3, len(classes) - 1), 0, len(classes), 1, widgets.IntSlider)}
+    controls = {"label": _names("class", min(3, len(classes) - 1), names)}
     controls["guidance"] = _slider("guidance", guidance, 0.0, 5.0, 0.25)
     controls["steps"] = _slider("steps", 5, 1, 20, 1, widgets.IntSlider)
     return Explorer(model, draw, controls | {"noise": _slider("noise", 0, 0, last, 1, widgets.IntSlider)})
@@ -155,7 +146,7 @@ def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer
 
     controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
     controls["kept"] = _slider("rows kept", rows // 2, 0, rows, 1, widgets.IntSlider)
-    controls |= {"label": _slider("class", 0, 0, len(classes) - 1, 1, widgets.IntSlider)} if classes else {}
+    controls |= {"label": _names("class", 0, classes)} if classes else {}
     controls["temperature"] = _slider("temperature", 1.0, 0.0, 1.2, 0.05)
     return Explorer(model, draw, controls | {"draw": _slider("draw", 0, 0, last, 1, widgets.IntSlider)})
 
@@ -172,7 +163,7 @@ def classes_and_noise(model, classes, n: int = 8, last: int = 20) -> Explorer:
         images = model.decode(truncation * noises[noise], torch.full((n,), label, device=noises[noise].device))
         return plots.grid(images, columns=8, scale=_scale(images)), f"{n} samples of {classes[label]}, noise {noise} multiplied by {truncation:.2f}"
 
-    controls = {"label": _slider("class", min(3, len(classes) - 1), 0, len(classes) - 1, 1, widgets.IntSlider)}
+    controls = {"label": _names("class", 3, classes)}
     controls["noise"] = _slider("noise", 0, 0, last, 1, widgets.IntSlider)
     return Explorer(model, draw, controls | {"truncation": _slider("truncation", 1.0, 0.0, 2.0, 0.05)})
 
@@ -192,8 +183,7 @@ def morph(model, classes, n: int = 6, seed: int = 0) -> Explorer:
             images, columns=n, scale=_scale(images)
         ), f"{towards:.0%} of the way from {classes[first]} to {classes[second]}; noise {noise:.0%} of its own"
 
-    last = len(classes) - 1
-    controls = {name: _slider(name, min(value, last), 0, last, 1, widgets.IntSlider) for name, value in (("first", 3), ("second", 8))}
+    controls = {name: _names(name, value, classes) for name, value in (("first", 3), ("second", 8))}
     return Explorer(model, draw, controls | {name: _slider(name, value, 0.0, 1.0, 0.05) for name, value in (("towards", 0.5), ("noise", 0.0))})
 
 
