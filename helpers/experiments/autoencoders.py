@@ -91,6 +91,10 @@ def code_sources(model, images) -> dict:
     Of a VAE the codes are draws from q(z|x) of what it observes: over all images they follow the aggregate posterior q(z).
     """
     stochastic = hasattr(model, "posterior")
+
+    def shuffled(z):  # a mixture's draws come component by component
+        return z[torch.randperm(len(z), device=z.device)]
+
     parts = []
     for part in images.split(1_000):
         if stochastic:
@@ -102,7 +106,7 @@ def code_sources(model, images) -> dict:
     fitted = {f"a mixture of {k} Gaussians" if k > 1 else "one full Gaussian": GaussianMixture(k, random_state=0).fit(codes.cpu()) for k in (1, 10)}
     sources = {"the standard normal": lambda n: torch.randn(n, model.latent_dim, device=codes.device)}
     for name, mixture in fitted.items():
-        sources[name] = lambda n, mixture=mixture: torch.as_tensor(mixture.sample(n)[0], dtype=codes.dtype, device=codes.device)
+        sources[name] = lambda n, mixture=mixture: shuffled(torch.as_tensor(mixture.sample(n)[0], dtype=codes.dtype, device=codes.device))
     return sources | {"codes of training images": lambda n: codes[torch.randperm(len(codes))[:n]]}
 
 
