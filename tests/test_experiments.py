@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import UserError, experiments, training, weights
+from helpers import UserError, data, experiments, training, weights
 from helpers.experiments.flow_variants import VariantConfig
 from helpers.models.autoencoders import AutoencoderConfig, VAEConfig
-from helpers.models.gans import GANConfig
+from helpers.models.gans import GAN, GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.training import TrainConfig
 
@@ -159,3 +159,23 @@ def test_a_missing_record_says_how_to_make_it(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"no record pieces.json.*helpers experiment pieces"):
         experiments.load("pieces")
+
+
+def test_no_two_experiments_share_a_name():
+    """A union of dicts would keep the later one, in silence."""
+    modules = (experiments.flows, experiments.matching, experiments.autoencoders, experiments.latents, experiments.gans)
+    names = [name for module in modules for name in [*module.EXPERIMENTS, *module.MEASUREMENTS]]
+    assert sorted(names) == sorted(set(names)) == sorted([*experiments.EXPERIMENTS, *experiments.MEASUREMENTS])
+
+
+def test_pictures_of_rows_that_are_gone_go(tmp_path, monkeypatch):
+    """A record is kept to the rows that there are, and so is its picture."""
+    monkeypatch.setattr(weights, "RESULTS", tmp_path)
+    rows = {"first": None, "second": None}
+    monkeypatch.setattr(experiments, "rows_of", lambda name, only=None: rows)
+    dataset, model = data.load("digits"), GAN(GANConfig((1, 8, 8), latent=4, width=4)).eval()
+    for label in rows:
+        experiments.keep_pictures("game", label, model, dataset)
+    del rows["first"]
+    experiments.keep_pictures("game", "second", model, dataset)
+    assert list(experiments.pictures("game")) == ["second @ 1.0", "second @ 0.8"]
