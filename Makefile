@@ -1,9 +1,9 @@
-# make setup | run | lab | test | test-browser | test-widgets7 | report | bench | gpu; see README.md
+# make setup | run | lab | page | test | test-browser | test-widgets7 | report | bench | gpu; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard 0*.ipynb))
 
-.PHONY: setup run lab test test-browser test-widgets7 report bench gpu clean
+.PHONY: setup run lab page test test-browser test-widgets7 report bench gpu clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -18,6 +18,11 @@ run: setup
 lab: setup
 	$(BIN)/jupyter lab
 
+# One HTML file whose sliders move in any browser; npm fetches the runtime that goes into it.
+page: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt onnx
+	$(BIN)/python -m helpers page
+
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,9 +30,9 @@ test: setup
 	OMP_NUM_THREADS=1 PROFILE=smoke DATASET=digits $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-kernel-startup-timeout 120 --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS)
 
-# Every slider in a real browser; as root on Debian it installs Chromium where there is none.
+# Every slider in a real browser, and the page; as root on Debian it installs Chromium where there is none.
 test-browser: setup
-	$(BIN)/pip install --quiet --constraint constraints.txt playwright
+	$(BIN)/pip install --quiet --constraint constraints.txt playwright onnx
 	@which chromium chromium-browser google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || \
 	  (apt-get update -qq && apt-get install -qq -y chromium >/dev/null) || echo "Chromium could not be installed"
 	$(BIN)/python -m pytest -q -s tests/browser.py

@@ -248,6 +248,13 @@ def report(args):
     print(f"{report_.REPORT.name} is written from the records.")
 
 
+def page(args):
+    from helpers import page as page_
+
+    size = page_.build(args.out)
+    print(f"{args.out}: {size / 2**20:.1f} MB; open it in a browser.")
+
+
 def train_options(command) -> None:
     command.add_argument("model", help=", ".join(recipes.RECIPES))
     command.add_argument("--dataset", required=True, help=f"{', '.join(data.NAMES)}, a folder of pictures, or an .npz file")
@@ -318,6 +325,10 @@ def parser():
 
     command = commands.add_parser("report", help="write REPORT.md from the records")
     command.set_defaults(call=report)
+
+    command = commands.add_parser("page", help="write one HTML file in which shipped models move under sliders (needs npm, once)")
+    command.add_argument("--out", default="page.html", metavar="FILE.html")
+    command.set_defaults(call=page)
 
     command = commands.add_parser("run", help="execute the notebooks; leaves copies and HTML under runs/")
     command.add_argument("notebook", nargs="*", help="which (default: all)")

@@ -19,9 +19,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageStat
 
-from helpers import training, weights
+from helpers import UserError, training, weights
+from helpers import page as page_of
+from helpers.models.layers import levels
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.name for path in ROOT.glob("0*.ipynb"))
@@ -196,3 +199,70 @@ def test_every_slider_of(name, lab, page):
                 shot.crop((0, 4, 560, shot.height)).save(ROOT / "imgs" / "sliders.png")
         training.write_json(path, record | {"device": training.device_name("cpu"), name: found})
     assert median <= LIMITS[name]
+
+
+MOVES = {  # values of the controls that are moved, and what PyTorch makes of them
+    "vae": {"0": 1.5, "1": -2.0},
+    "gan": {"label": 8, "noise": 2, "truncation": 0.6},
+    "flow": {"time": 0.5, "label": 2, "guidance": 2.0, "steps": 4, "noise": 3},
+}
+
+
+def expected(name):
+    """The images of MOVES by PyTorch, as grey levels (N, H, W)."""
+    moves, noise = MOVES[name], page_of.noises()
+    model = weights.load_model(page_of.MODELS[name])[0]
+    if name == "vae":
+        z = torch.zeros(1, model.latent_dim)
+        for place, value in moves.items():
+            z[0, page_of.order_of(model)[int(place)]] = value
+        return levels(model.decode(z))[:, 0]
+    z, label = noise[name][moves["noise"]], torch.full((page_of.SHOWN[name],), moves["label"])
+    if name == "gan":
+        return levels(model.decode(moves["truncation"] * z, label))[:, 0]
+    return levels(model.trajectory(z, label, moves["steps"], moves["guidance"])[round(moves["time"] * moves["steps"])])[:, 0]
+
+
+DRAWN = """
+async ([name, moves]) => {
+  const root = document.getElementById(name), picture = root.querySelector('.picture'), before = root.dataset.drawn;
+  for (const [id, value] of moves) {
+    const input = document.getElementById(id);
+    input.value = value;
+    input.dispatchEvent(new Event('input'));
+  }
+  while (root.dataset.drawn === before) await new Promise(done => setTimeout(done, 20));
+  const data = picture.getContext('2d').getImageData(0, 0, picture.width, picture.height).data;
+  return {width: picture.width, height: picture.height, grey: Array.from(data).filter((_, i) => i % 4 === 0)};
+}
+"""
+
+
+def test_the_page_draws_what_pytorch_draws(page, tmp_path):
+    """Opened as a file, without a network, on a screen as narrow as a telephone's, in the dark."""
+    file = tmp_path / "page.html"
+    try:
+        assert page_of.build(file) < page_of.LARGEST
+    except UserError as error:
+        pytest.skip(str(error))  # no npm, or no network for it
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.context.set_offline(True)
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 380, "height": 800})
+    page.goto(file.as_uri())
+    page.wait_for_function("document.getElementById('state').textContent.startsWith('Ready')", timeout=60_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
+    for name, moves in MOVES.items():
+        names = [f"z{k}" for k in page_of.order_of(weights.load_model(page_of.MODELS["vae"])[0])] if name == "vae" else None
+        ids = [(f"{name}-{names[int(control)] if names else control}", value) for control, value in moves.items()]
+        found, images = page.evaluate(DRAWN, [name, ids]), expected(name)
+        columns = found["width"] // images.shape[2]
+        theirs = torch.tensor(found["grey"]).view(-1, images.shape[1], columns, images.shape[2]).transpose(1, 2).flatten(0, 1)
+        assert (theirs - images.int()).abs().max() <= 1, name
+    first = page.locator("#vae output").first.text_content()
+    page.locator("#vae .pad").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("first => document.querySelector('#vae output').textContent !== first", arg=first)
+    assert not errors
