@@ -248,6 +248,12 @@ def report(args):
     print(f"{report_.REPORT.name} is written from the records.")
 
 
+def slides(args):
+    from helpers import notebooks
+
+    notebooks.slides(args.notebook)
+
+
 def page(args):
     from helpers import page as page_
 
@@ -329,6 +335,10 @@ def parser():
     command = commands.add_parser("page", help="write one HTML file in which shipped models move under sliders (needs npm, once)")
     command.add_argument("--out", default="page.html", metavar="FILE.html")
     command.set_defaults(call=page)
+
+    command = commands.add_parser("slides", help="write the notebooks' headings and pictures as slides under runs/slides/")
+    command.add_argument("notebook", nargs="*", help="which (default: all)")
+    command.set_defaults(call=slides)
 
     command = commands.add_parser("run", help="execute the notebooks; leaves copies and HTML under runs/")
     command.add_argument("notebook", nargs="*", help="which (default: all)")

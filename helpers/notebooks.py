@@ -1,6 +1,7 @@
-"""Execute the notebooks top to bottom; leave executed copies and HTML under runs/, and end with a table."""
+"""Execute the notebooks top to bottom; leave executed copies and HTML under runs/, and end with a table. And show them as slides."""
 
 import os
+import re
 import sys
 import threading
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbconvert import HTMLExporter
+from nbconvert import HTMLExporter, SlidesExporter
 from traitlets.config import Config
 
 from helpers import UserError, training
@@ -45,12 +46,50 @@ class Client(NotebookClient):
             print("\r\033[K", end="")
 
 
+def exported(kind, notebook, **settings) -> str:
+    """HTML by one of nbconvert's exporters: of an explorer its picture, since its sliders would be dead."""
+    usual = kind().config.NbConvertBase.display_data_priority
+    return kind(config=Config({"NbConvertBase": {"display_data_priority": ["image/png", *usual]}}), **settings).from_notebook_node(notebook)[0]
+
+
 def to_html(notebook) -> str:
-    """A page that shows everything without a kernel or a network: of an explorer its picture, since its sliders would be dead."""
-    exporter = HTMLExporter()
-    usual = exporter.config.NbConvertBase.display_data_priority
-    exporter = HTMLExporter(config=Config({"NbConvertBase": {"display_data_priority": ["image/png", *usual]}}))
-    return exporter.from_notebook_node(notebook)[0]
+    """A page that shows everything without a kernel or a network."""
+    return exported(HTMLExporter, notebook)
+
+
+def deck(notebook):
+    """A notebook of the headings of another, each with the first sentence under it, and of its pictures: a slide each, without code."""
+    cells = []
+
+    def slide(cell, kind):
+        cells.append(nbformat.from_dict(cell | {"metadata": {"slideshow": {"slide_type": kind}}}))
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for level, title, text in re.findall(r"^(#{1,3}) (.+)\n*((?:(?!#).*\n?)*)", cell.source, re.MULTILINE):
+                first = re.split(r"(?<=[.:?!])\s", text.strip().split("\n\n")[0].replace("\n", " "), maxsplit=1)[0]
+                said = first if first[:1].isalpha() or first.startswith("**") else ""  # no formula, no table
+                slide(nbformat.v4.new_markdown_cell(f"{level} {title}\n\n{said}"), "slide" if level != "###" else "subslide")
+        else:
+            for output in cell.outputs:
+                kept = {kind: value for kind, value in output.get("data", {}).items() if kind == "image/png" or str(value).startswith("<img")}
+                if kept:
+                    slide(nbformat.v4.new_code_cell(outputs=[output | {"data": nbformat.from_dict(kept)}]), "subslide")
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": notebook.metadata.kernelspec})
+
+
+def to_slides(notebook, reveal: str | None = None) -> str:
+    """Slides by nbconvert's own template. reveal: where reveal.js is (default: as nbconvert has it, on the web)."""
+    return exported(SlidesExporter, deck(notebook), exclude_input=True, **({"reveal_url_prefix": reveal} if reveal else {}))
+
+
+def slides(names: list[str] | None = None, out: str = "runs/slides") -> None:
+    """Write each notebook, or all that are here, as slides into `out`."""
+    for path in existing(names):
+        Path(out).mkdir(parents=True, exist_ok=True)
+        target = Path(out) / f"{path.stem}.html"
+        target.write_text(to_slides(nbformat.read(path, as_version=4)), encoding="utf-8")
+        print(f"{target}: open it in a browser; the arrow keys turn it over.")
 
 
 def execute(path: Path, profile: str, out: Path) -> dict:
@@ -79,13 +118,19 @@ def execute(path: Path, profile: str, out: Path) -> dict:
     return (headlines[-1] if headlines else {}) | {"seconds": time.perf_counter() - started}
 
 
-def run(names: list[str] | None = None, profile: str | None = None, out: str = "runs") -> None:
-    """Execute the named notebooks, or all that are here, and print a table of what they measured."""
-    profile = pick_profile(profile)
-    paths = [Path(name) for name in names] if names else sorted(Path().glob("0*.ipynb"))
+def existing(names: list[str] | None) -> list[Path]:
+    """The notebooks of these names, or all that are here. UserError for one that there is not."""
+    here = sorted(Path().glob("0*.ipynb"))
+    paths = [Path(name) for name in names] if names else here
     for path in paths:
         if not path.is_file():
-            raise UserError(f"There is no notebook {path}: take one of {', '.join(p.name for p in sorted(Path().glob('0*.ipynb')))}.")
+            raise UserError(f"There is no notebook {path}: take one of {', '.join(p.name for p in here)}.")
+    return paths
+
+
+def run(names: list[str] | None = None, profile: str | None = None, out: str = "runs") -> None:
+    """Execute the named notebooks, or all that are here, and print a table of what they measured."""
+    profile, paths = pick_profile(profile), existing(names)
     device, rows = training.device_name(training.pick_device()), []
     for path in paths:
         print(f"== {path}, profile {profile}, on {device}", flush=True)
