@@ -4,6 +4,7 @@ Whatever is a number of ours in the report is a call in the text: `w` of shipped
 `models` for whole tables. A number that has no record is an error, not a blank.
 """
 
+import inspect
 import json
 from pathlib import Path
 
@@ -89,6 +90,17 @@ def carrying(name: str, label: str) -> str:
 def each(name: str, label: str, key: str, digits: int = 2) -> str:
     """A metric of a row in each of its seeds: "1, 0 and 0"."""
     found = [number(row["metrics"][key], digits) for row in experiments.load(name)["rows"] if row["label"] == label]
+    return f"{', '.join(found[:-1])} and {found[-1]}"
+
+
+def experiments_first(name: str) -> str:
+    """The first row of an experiment, which the others change."""
+    return next(iter(experiments.rows_of(name)))
+
+
+def each_explained(label: str, quantity: str) -> str:
+    """What the best latent explains of a quantity in each seed of a row of `betas`, in percent: "76, 77 and 39"."""
+    found = [f"{100 * row['metrics'][f'explained_{quantity}']:.0f}" for row in experiments.load("betas")["rows"] if row["label"] == label]
     return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
@@ -219,27 +231,7 @@ def models(dataset: str) -> str:
 
 def render() -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    numbers = (
-        w,
-        x,
-        percent,
-        minutes,
-        ratio,
-        change,
-        times_less,
-        lowest,
-        each,
-        span,
-        shared,
-        carrying,
-        measured,
-        half,
-        ceiling,
-        sources,
-        frozen,
-        lost,
-    )
-    names = {f.__name__: f for f in (*numbers, sampled_on, table, models)}
+    names = {name: function for name, function in globals().items() if inspect.isfunction(function) and function.__module__ == __name__}
     bench = json.loads((weights.RESULTS / "bench.json").read_text())
     values = {"shipped": weights.shipped(), "bench": bench, "load": experiments.load, "record": weights.record}
     return environment.from_string(TEXT.read_text(encoding="utf-8")).render(names | values)

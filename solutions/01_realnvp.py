@@ -31,7 +31,7 @@ def euler(velocity, x, steps):
     return x
 
 
-def divergence(v, x):
+def jacobian_trace(v, x):
     x = x.detach().requires_grad_()
     out, trace = v(x), 0.0
     for i in range(x.shape[1]):  # a backward pass for each element of the diagonal

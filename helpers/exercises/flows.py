@@ -84,7 +84,7 @@ def euler(answer):
 
 
 @exercise(1, 3)
-def divergence(answer):
+def jacobian_trace(answer):
     """`f(v, x)`: the trace of the Jacobian of v, (N, D) to (N, D), at each row of x, (N,)."""
     weight = torch.randn(4, 4)
     same(given(answer(lambda x: x @ weight, torch.randn(5, 4)), (5,)), weight.trace(), "Of a linear map it should be the trace of its matrix.")
