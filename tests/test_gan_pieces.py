@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import stir
 
-from helpers import UserError, recipes, training
+from helpers import UserError, recipes, training, weights
 from helpers.models.gans import GAN, GANConfig, augmented, discriminator_loss, feature_matching, generator_loss, zero_centred_penalty
 from helpers.models.growing import ProGAN, ProGANConfig
 
@@ -139,3 +139,14 @@ def test_what_makes_no_game(changes):
         GAN(GANConfig(**SMALL | changes))
     with pytest.raises(UserError, match="leave attention off"):
         ProGAN(replace(ProGANConfig((3, 16, 16)), attention=True))
+
+
+def test_stages_halve_the_sides_and_shipped_weights_still_fit():
+    model = GAN(GANConfig((3, 32, 32), classes=10, latent=8, width=8, stages=3))
+    labels = torch.arange(4)
+    assert model.sample(4, labels=labels).shape == (4, 3, 32, 32)
+    assert model.generator.net[1].unflattened_size == (32, 4, 4)
+    assert model.discriminator(torch.zeros(4, 3, 32, 32), labels).shape == (4,)
+    with pytest.raises(UserError, match="divisible by 8"):
+        GAN(GANConfig((1, 28, 28), stages=3))
+    weights.load_model("cgan-mnist")  # its layers keep their names

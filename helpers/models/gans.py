@@ -28,14 +28,15 @@ LOST = 0.05  # a discriminator whose loss stays below this has won, and its gene
 
 @dataclass(frozen=True)
 class GANConfig:
-    image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; conv: both sides divisible by 4
+    image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; conv: both sides divisible by 2^stages
     classes: int = 0  # how many there are, for a conditional GAN; 0: it takes no labels
     parts: int = 1  # always 1
     told: str = "projection"  # how the discriminator is told the label; or channel
     mislabelled: float = 0.0  # of what the discriminator learns to refuse, the share that are real images under a wrong label
     latent: int = 64  # size of the noise
     network: str = "conv"  # or mlp
-    width: int = 32  # conv: channels at half the resolution, more where it is lower; mlp: units of the smallest hidden layer
+    width: int = 32  # conv: channels at half the resolution, twice as many with each halving; mlp: units of the smallest hidden layer
+    stages: int = 2  # conv: how often the sides are halved
     objective: str = "nonsaturating"  # or minimax, wgan-gp, hinge, relativistic
     r1: float = 0.0  # weight of the zero-centred penalty at real images, and of that at made ones
     r2: float = 0.0
@@ -164,8 +165,8 @@ def augmented(images) -> torch.Tensor:
 class Generator(nn.Module):
     """Noise (N, latent), and labels (N,) where there are classes, to images (N, C, H, W) in [-1, 1].
 
-    mlp: hidden layers of width, 2 width and 4 width; conv: two transposed convolutions from a quarter of the size up (Radford
-    et al. 2016). A label's learned vector is joined to the noise (Mirza & Osindero 2014).
+    mlp: hidden layers of width, 2 width and 4 width; conv: transposed convolutions that double the sides, `stages` of them
+    (Radford et al. 2016). A label's learned vector is joined to the noise (Mirza & Osindero 2014).
     """
 
     def __init__(self, config: GANConfig):
@@ -181,19 +182,14 @@ class Generator(nn.Module):
                 size = units
             self.net = nn.Sequential(*layers, nn.Linear(size, channels * height * width), nn.Unflatten(1, config.image_shape))
         else:
-            norm = nn.BatchNorm2d if config.generator_norm else nn.Identity
-            looking = [Attention(2 * w)] if config.attention else []
-            self.net = nn.Sequential(
-                nn.Linear(size, 2 * w * (height // 4) * (width // 4)),
-                nn.Unflatten(1, (2 * w, height // 4, width // 4)),
-                norm(2 * w),
-                nn.ReLU(),
-                *looking,
-                nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1),
-                norm(w),
-                nn.ReLU(),
-                nn.ConvTranspose2d(w, channels, 4, stride=2, padding=1),
-            )
+            norm, deepest = nn.BatchNorm2d if config.generator_norm else nn.Identity, w * 2 ** (config.stages - 1)
+            sides = (height // 2**config.stages, width // 2**config.stages)
+            layers = [nn.Linear(size, deepest * sides[0] * sides[1]), nn.Unflatten(1, (deepest, *sides))]
+            for k in range(config.stages, 0, -1):  # where the sides are divided by 2^k
+                wide, narrow = w * 2 ** (k - 1), w * 2 ** (k - 2) if k > 1 else channels
+                looking = [Attention(wide)] if config.attention and k == 2 else []
+                layers += [norm(wide), nn.ReLU(), *looking, nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1)]
+            self.net = nn.Sequential(*layers)
 
     def forward(self, z, labels=None):
         return self.draw(z, None if self.label is None else self.label(labels))
@@ -223,10 +219,13 @@ class Discriminator(nn.Module):
             first, second = nn.Linear(channels * height * width, 2 * w), nn.Linear(2 * w, w)
             self.net = nn.Sequential(nn.Flatten(), norm(first), *end, norm(second), *end)
         else:
-            size = 2 * w * (height // 4) * (width // 4)
-            first, second = nn.Conv2d(channels, w, 4, stride=2, padding=1), nn.Conv2d(w, 2 * w, 4, stride=2, padding=1)
-            looking = [Attention(2 * w)] if config.attention else []
-            self.net = nn.Sequential(norm(first), *end, norm(second), *end, *looking, nn.Flatten())
+            layers, size = [], channels
+            for k in range(1, config.stages + 1):
+                wide = w * 2 ** (k - 1)
+                looking = [Attention(wide)] if config.attention and k == 2 else []
+                layers, size = [*layers, norm(nn.Conv2d(size, wide, 4, stride=2, padding=1)), *end, *looking], wide
+            self.net = nn.Sequential(*layers, nn.Flatten())
+            size = size * (height // 2**config.stages) * (width // 2**config.stages)
         self.head = norm(nn.Linear(size, 1))
         if config.classes and config.told == "projection":
             vector = nn.Embedding(config.classes, size)
@@ -417,8 +416,11 @@ def check_config(config: GANConfig) -> None:
         raise UserError(f"There is no network {config.network!r}: take one of {', '.join(NETWORKS)}.")
     if config.told not in WAYS:
         raise UserError(f"There is no way {config.told!r} to tell the label: take one of {', '.join(WAYS)}.")
-    if config.network == "conv" and any(side % 4 or side < 4 for side in config.image_shape[1:]):
-        raise UserError(f"Images of {config.image_shape[1:]} don't fit: a conv GAN needs sides divisible by 4; network='mlp' takes any.")
+    if config.network == "conv" and (config.stages < 1 or any(side % 2**config.stages for side in config.image_shape[1:])):
+        raise UserError(
+            f"Images of {config.image_shape[1:]} don't fit: a conv GAN of {config.stages} stages needs sides divisible by {2**config.stages}; "
+            "network='mlp' takes any."
+        )
     if config.parts != 1:
         raise UserError("A conditional GAN knows one label an image: train it on mnist rather than on pairs.")
     if not 0 <= config.mislabelled < 1 or (config.mislabelled and config.classes < 2):
