@@ -39,9 +39,10 @@ def test_the_text_has_no_number_of_ours_by_hand():
                     assert not re.search(rf"(?<!\d){value:.{digits}f}(?!\d)", text), f"{key} of {name}"
 
 
-def test_pictures_of_the_report_are_there():
-    for picture in re.findall(r"\]\((imgs/[^)]+)\)", report.TEXT.read_text()):
-        assert (weights.ROOT / picture).exists(), picture
+def test_every_picture_is_there_and_shown():
+    texts = report.TEXT.read_text() + (weights.ROOT / "README.md").read_text()
+    shown = set(re.findall(r"\]\(imgs/([^)]+)\)", texts))
+    assert shown == {path.name for path in (weights.ROOT / "imgs").iterdir()}
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_records():
