@@ -1,9 +1,9 @@
-# make setup | run | lab | page | test | test-browser | test-widgets7 | report | bench | gpu; see README.md
+# make setup | run | lab | page | test | test-browser | test-widgets7 | report | bench | speedrun | gpu; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard 0*.ipynb))
 
-.PHONY: setup run lab page test test-browser test-widgets7 report bench gpu clean
+.PHONY: setup run lab page test test-browser test-widgets7 report bench speedrun gpu clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -48,6 +48,9 @@ report: setup
 
 bench: setup
 	$(BIN)/python tests/bench.py --keep
+
+speedrun: setup
+	$(BIN)/python -m helpers speedrun
 
 # A GPU, in at most 8 minutes: every model, a resumed run, the times of the full profile, the notebooks.
 gpu: setup

@@ -248,6 +248,14 @@ def report(args):
     print(f"{report_.REPORT.name} is written from the records.")
 
 
+def speedrun(args):
+    from helpers import speedrun as speedrun_
+
+    if args.goal not in (None, *speedrun_.GOALS):
+        raise UserError(f"There is no goal {args.goal!r}: take one of {'; '.join(speedrun_.GOALS)}.")
+    speedrun_.run(args.goal)
+
+
 def slides(args):
     from helpers import notebooks
 
@@ -335,6 +343,10 @@ def parser():
     command = commands.add_parser("page", help="write one HTML file in which shipped models move under sliders (needs npm, once)")
     command.add_argument("--out", default="page.html", metavar="FILE.html")
     command.set_defaults(call=page)
+
+    command = commands.add_parser("speedrun", help="train to fixed goals, three seeds each, against the clock (an hour and a half on 2 cores)")
+    command.add_argument("goal", nargs="?", help="one of them (default: all)")
+    command.set_defaults(call=speedrun)
 
     command = commands.add_parser("slides", help="write the notebooks' headings and pictures as slides under runs/slides/")
     command.add_argument("notebook", nargs="*", help="which (default: all)")
