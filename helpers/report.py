@@ -63,7 +63,7 @@ def x(name: str, label: str, key: str, digits: int = 2) -> str:
 
 def change(name: str, before: str, after: str, key: str, digits: int = 1) -> str:
     """Mean and range, over the seeds, of what a metric gains from one row of an experiment to another."""
-    values = {(row["label"], row["seed"]): row["metrics"][key] for row in experiments.load(name)["rows"]}
+    values = {(row["label"], row["seed"]): row["metrics"][key] for row in experiments.load(name)["rows"] if row["label"] in (before, after)}
     gains = [values[after, seed] - found for (label, seed), found in values.items() if label == before]
     return f"{sum(gains) / len(gains):+.{digits}f} ({min(gains):+.{digits}f} to {max(gains):+.{digits}f})"
 
