@@ -311,7 +311,7 @@ def explorer_of(model, dataset):
     if model.labelled and hasattr(model.config, "guidance"):
         return sliders.guided(model, dataset.classes), "noise"
     if model.labelled:
-        return sliders.chosen(model, dataset.classes), "class"
+        return sliders.chosen(model, dataset.classes), "temperature"
     return sliders.temperature(model), "temperature"
 
 
