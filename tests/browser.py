@@ -166,7 +166,7 @@ def test_every_slider_of(name, lab, page):
             handle.focus()
             page.keyboard.press(there)
             try:
-                page.wait_for_function("window.seen.waited !== null", timeout=3_000)
+                page.wait_for_function("window.seen.waited !== null", timeout=2_000)
             except playwright.TimeoutError:  # some sliders do nothing where another stands at 0: the class to go towards, not having gone
                 page.keyboard.press(back)
                 page.evaluate("window.seen.stop = true")

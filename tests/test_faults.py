@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from test_training import state
 
 from helpers import recipes, training
 from helpers.training import reports
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_a_folder_that_vanishes_is_made_again(digits, smoke, tmp_path, monkeypatch):
@@ -59,3 +62,15 @@ def test_without_a_home_a_display_or_a_locale(tmp_path):
         done = subprocess.run([sys.executable, "-m", "helpers", *command], cwd=folder, env=bare, capture_output=True)
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-2_000:]
     assert {"läuft", "vier Bilder.png"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_every_python_that_is_here_reads_the_code_without_a_warning(version, tmp_path):
+    candidates = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    python = next((one for one in candidates if one and subprocess.run([one, "-c", ""], capture_output=True).returncode == 0), None)
+    if python is None:
+        pytest.skip(f"there is no Python {version} here")
+    files = [str(path) for folder in ("helpers", "solutions", "tests") for path in (ROOT / folder).rglob("*.py")]
+    code = "import sys\nfor path in sys.argv[1:]:\n    compile(open(path, encoding='utf-8').read(), path, 'exec')"
+    found = subprocess.run([python, "-W", "error", "-c", code, *files], capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
