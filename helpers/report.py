@@ -93,17 +93,6 @@ def each(name: str, label: str, key: str, digits: int = 2) -> str:
     return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
-def experiments_first(name: str) -> str:
-    """The first row of an experiment, which the others change."""
-    return next(iter(experiments.rows_of(name)))
-
-
-def each_explained(label: str, quantity: str) -> str:
-    """What the best latent explains of a quantity in each seed of a row of `betas`, in percent: "76, 77 and 39"."""
-    found = [f"{100 * row['metrics'][f'explained_{quantity}']:.0f}" for row in experiments.load("betas")["rows"] if row["label"] == label]
-    return f"{', '.join(found[:-1])} and {found[-1]}"
-
-
 def span(name: str, labels: list[str], key: str, digits: int = 2) -> str:
     """The least and the most that a metric comes to in any seed of some rows: "3 to 6"."""
     found = [row["metrics"][key] for row in experiments.load(name)["rows"] if row["label"] in labels]

@@ -65,8 +65,8 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
     rows = rows_of(name, only)
     seeds = EXPERIMENTS[name][1] if seed is None else (check_seed(seed),)
     path, device = weights.RESULTS / f"{name}.json", training.pick_device()
-    record = load(name) if path.exists() else {"what": EXPERIMENTS[name][0].__doc__.strip(), "rows": []}
-    record["command"] = f"python -m helpers experiment {name}"
+    record = load(name) if path.exists() else {"rows": []}
+    record |= {"what": EXPERIMENTS[name][0].__doc__.strip(), "command": f"python -m helpers experiment {name}"}
     record["rows"] = [done for done in record["rows"] if done["label"] in rows_of(name)]  # not those that no longer exist
     sets = {row.dataset: data.load(row.dataset, device=device) for row in rows.values()}
     for seed in seeds:
