@@ -118,7 +118,7 @@ def test_it_trains_and_is_measured(digits, adversarial):
     record = training.fit(model, digits, config, progress=False)
     first, last = record["epochs"][0], record["epochs"][-1]
     assert last["validation_autoencoder_error"] < first["validation_autoencoder_error"]
-    assert last["validation_prior_loss"] < math.log(model.config.codes)  # of guessing; it may rise at first, as more words come into use
+    assert last["validation_prior_loss"] < math.log(model.config.codes) - 0.2  # of guessing; it may rise at first, as more words come into use
     assert ("train_critic_loss" in last) == bool(adversarial) and last["validation_autoencoder_perplexity"] > 2
     found = measures.evaluate(model.eval(), digits, only=("codes",))
     assert found["code_nats"] == pytest.approx(4 * last["validation_prior_loss"], rel=0.1) and found["perplexity"] > 2
