@@ -45,7 +45,7 @@ def test_the_kl_is_that_of_the_layers_gaussians_each_given_the_draws_above():
     terms = model.loss(IMAGES)
     torch.manual_seed(1)
     torch.bernoulli(x)  # as the loss does: of binary images it changes nothing but the random numbers
-    drawn = model.inferred(x)[1]
+    drawn = model.inferred(model.climb(x))[1]
     h, seen, total, i = model.start.expand(6, -1, -1, -1), model.climb(x), 0.0, 0
     for size, level in enumerate(model.rungs):
         h = model.grow[size - 1](h) if size else h

@@ -96,7 +96,7 @@ class Growing(nn.Module):
 
     def fade(self, old: Callable, new):
         """(1 - alpha) * old() + alpha * new: between what the stage before would say and what this one says."""
-        return new if self.stage == 0 or self.alpha >= 1 else torch.lerp(old(), new, self.alpha)
+        return new if self.stage == 0 or self.alpha >= 1 else torch.lerp(old().to(new.dtype), new, self.alpha)
 
 
 class GrowingGenerator(Growing):

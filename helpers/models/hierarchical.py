@@ -203,9 +203,9 @@ class LadderVAE(VAE):
                 h, i = rung(h, draw(rung, h, i, size)), i + 1
         return self.last(h).to(self.dtype)
 
-    def inferred(self, x):
-        """The decoder's output for images x, with one draw u of each layer; the means and log standard deviations of these, lists."""
-        seen, drawn, means, log_stds = self.climb(x), [], [], []
+    def inferred(self, seen):
+        """The decoder's output for what `climb` saw, with one draw u of each layer; the means and log standard deviations of these, lists."""
+        drawn, means, log_stds = [], [], []
 
         def draw(rung, h, i, size):
             mean, log_std = rung.posterior(h, seen[size])
@@ -214,12 +214,12 @@ class LadderVAE(VAE):
             drawn.append(mean + log_std.exp() * torch.randn_like(mean))
             return drawn[-1]
 
-        return self.descend(len(x), draw), drawn, means, log_stds
+        return self.descend(len(seen[0]), draw), drawn, means, log_stds
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """In nats an image: reconstruction, kl in all and of each size, and their weighted sum."""
         x = self.observed(images)
-        parameters, _, means, log_stds = self.inferred(x)
+        parameters, _, means, log_stds = self.inferred(self.climb(x))
         reconstruction = -self.log_likelihood_of(x, parameters).mean()
         kls = [gaussian_kl(mean, log_std).flatten(1).sum(1).mean() for mean, log_std in zip(means, log_stds, strict=True)]
         paid = sum(kl.clamp(min=self.config.free_bits) for kl in kls) if self.training else sum(kls)
@@ -235,12 +235,11 @@ class LadderVAE(VAE):
         if samples < 1:
             raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
         x = self.observed(images)
-        total, done = torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
+        seen, total, done = self.climb(x), torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
         while done < samples:
             k = min(samples - done, max(1, at_once // len(x)))
-            many = x.repeat(k, 1, 1, 1)
-            parameters, *layers = self.inferred(many)
-            log_weight = self.log_likelihood_of(many, parameters)
+            parameters, *layers = self.inferred([part.repeat(k, 1, 1, 1) for part in seen])
+            log_weight = self.log_likelihood_of(x.repeat(k, 1, 1, 1), parameters)
             for u, mean, log_std in zip(*layers, strict=True):  # log p(z) - log q(z|x)
                 log_weight = log_weight + (0.5 * (((u - mean) / log_std.exp()).square() - u.square()) + log_std).flatten(1).sum(1)
             total = torch.logaddexp(total, log_weight.view(k, -1).logsumexp(0))
