@@ -46,7 +46,7 @@ REALNVP = Recipe(
     RealNVP,
     ({"couplings": (1, 1), "width": (8, 8), "blocks": 1, "dequantization_couplings": 1, "dequantization_width": 8}, SMOKE),
     ({"couplings": (4, 6), "width": (40, 64)}, TrainConfig(epochs=1, batch_size=48, learning_rate=1.5e-2, reports_per_epoch=4)),
-    ({"couplings": (6, 8), "width": (40, 64)}, TrainConfig(epochs=30, learning_rate=1e-2, average=0.999)),
+    ({"couplings": (6, 8), "width": (40, 64), "mixtures": 4}, TrainConfig(epochs=20, learning_rate=1.5e-2, optimizer="muon", average=0.999)),
 )
 FLOWING = TrainConfig(batch_size=128, learning_rate=8e-3, optimizer="muon", average=0.999)
 MATCHING = Recipe(
@@ -65,9 +65,15 @@ VAES = Recipe(
     VAE,
     ({"latent": 8, "width": 8}, SMOKE),
     ({"latent": 32, "width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, average=0.99, reports_per_epoch=2)),
-    ({"latent": 32, "width": 64}, TrainConfig(epochs=100, batch_size=128, learning_rate=2e-3, average=0.999)),
+    ({"latent": 32, "width": 32, "blocks": 2}, TrainConfig(epochs=130, batch_size=512, learning_rate=4e-3, warmup_steps=200, average=0.999)),
 )
-FVAES = replace(VAES.with_(FVAE, where="both", features=32), smoke=VAES.with_(where="both", features=0).smoke)
+FLOWS = {"where": "both", "features": 32}
+FVAES = Recipe(
+    FVAE,
+    (VAES.smoke[0] | {"where": "both"}, VAES.smoke[1]),
+    (VAES.quick[0] | FLOWS, VAES.quick[1]),
+    (VAES.full[0] | FLOWS | {"couplings": 6, "flow_width": 96, "features": 48}, VAES.full[1]),
+)
 LADDERS = Recipe(
     LadderVAE,
     ({"layers": (1, 1, 1), "latents": (4, 2, 1), "width": 8}, SMOKE),
@@ -78,7 +84,10 @@ CODEBOOK = Recipe(
     VQVAE,
     ({"width": 8, "codes": 16, "code_width": 4, "prior_width": 16, "prior_layers": 1, "prior_heads": 2}, replace(SMOKE, optimizer="muon")),
     ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.99, reports_per_epoch=2)),
-    ({"width": 64, "prior_width": 256}, TrainConfig(epochs=20, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.999)),
+    (
+        {"width": 48, "prior_width": 192, "prior_heads": 6},
+        TrainConfig(epochs=12, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.999),
+    ),
 )
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(

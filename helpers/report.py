@@ -41,6 +41,11 @@ def minutes(name: str) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
+def minutes_of(name: str) -> str:
+    """Of the last training of shipped weights, without what they started from."""
+    return f"{weights.record(name)['seconds'] / 60:.0f} minutes"
+
+
 def ratio(name: str, key: str, other: str, other_key: str | None = None, digits: int = 1) -> str:
     found = weights.shipped()
     return f"{found[name]['metrics'][key] / found[other]['metrics'][other_key or key]:.{digits}f}"
@@ -114,11 +119,11 @@ def measured(name: str, where: dict, key: str, digits: int = 2) -> str:
     return number(float(rows[0][key]), digits)
 
 
-def sources() -> str:
-    """The record `priors` as a table: a row a decoder, a column where its codes come from."""
-    found = experiments.load("priors")["rows"]
-    kinds, names = (list(dict.fromkeys(row[key] for row in found)) for key in ("codes", "weights"))
-    cells = {(row["weights"], row["codes"]): f"{row['frechet_distance']:.2f} ({100 * row['legibility']:.0f} %)" for row in found}
+def sources(name: str, kind: str) -> str:
+    """The record `priors` or `texts` as a table: a row a decoder, a column where its codes or words come from."""
+    found = experiments.load(name)["rows"]
+    kinds, names = (list(dict.fromkeys(row[key] for row in found)) for key in (kind, "weights"))
+    cells = {(row["weights"], row[kind]): f"{row['frechet_distance']:.2f} ({100 * row['legibility']:.0f} %)" for row in found}
     return rows(["Fréchet distance (legible)", *kinds], [[f"`{name}`", *(cells[name, kind] for kind in kinds)] for name in names])
 
 
@@ -148,6 +153,12 @@ def sampled_on() -> str:
             names.setdefault(entry["metrics"]["sampled_on"], []).append(f"`{name}`")
     usual, *others = sorted(names, key=lambda device: -len(names[device]))
     return usual + "".join(f" (of {', '.join(names[device])}: {device})" for device in others)
+
+
+def trained_on_gpu() -> str:
+    """The names of the shipped weights whose training, or its first part, was on NVIDIA's."""
+    *first, last = (f"`{name}`" for name, entry in weights.shipped().items() if entry["device"].startswith("NVIDIA"))
+    return f"{', '.join(first)} and {last}"
 
 
 def half(metric: str, digits: int) -> str:

@@ -120,13 +120,51 @@ def priors(device) -> dict:
         with training.aside(0):
             for source, drawn in code_sources(model, dataset.train_images).items():
                 images = torch.cat([model.decode(z) for z in drawn(n).split(at_once(device))])
-                ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
-                found = {"frechet_distance": measures.frechet_distance(ours, reference.features), "legibility": measures.legibility(read)}
-                rows.append(
-                    {"weights": name, "codes": source} | found | measures.precision_recall(ours[: measures.SOME], reference.features[: measures.SOME])
-                )
+                rows.append({"weights": name, "codes": source} | judged(images, reference))
                 print(json.dumps(rows[-1]), flush=True)
     return {"n": n, "split": "test", "rows": rows}
 
 
-MEASUREMENTS = {"priors": priors}
+def word_sources(model, images) -> dict:
+    """Where the words of a codebook may come from, name -> function of n; `images` are training images."""
+    size = at_once(images.device)
+    texts = torch.cat([model.encode(part) for part in images.split(size)])
+
+    def each_place(n):  # as often as in the training images, each place by itself
+        return torch.stack([column[torch.randint(len(texts), (n,), device=column.device)] for column in texts.T], dim=1)
+
+    def written(n):
+        labels = torch.zeros(250, dtype=torch.long, device=texts.device)
+        return torch.cat([model.writer.draw(labels[: min(250, n - low)]) for low in range(0, n, 250)])
+
+    return {
+        "any words": lambda n: torch.randint(model.config.codes, (n, model.latent_dim), device=texts.device),
+        "each place's own words": each_place,
+        "the prior": written,
+        "words of training images": lambda n: texts[torch.randperm(len(texts), device=texts.device)[:n]],
+    }
+
+
+def texts(device) -> dict:
+    """The decoders of shipped codebooks with words from four places."""
+    rows, n = [], 10_000
+    for name in ("vqvae-mnist", "vqvae-fashion"):
+        model, info = weights.load_model(name, device)
+        dataset = data.load(info["dataset"], device=device)
+        reference = measures.Reference(dataset)
+        with training.aside(0):
+            for source, drawn in word_sources(model, dataset.train_images).items():
+                images = torch.cat([model.decode(part) for part in drawn(n).split(at_once(device))])
+                rows.append({"weights": name, "words": source} | judged(images, reference))
+                print(json.dumps(rows[-1]), flush=True)
+    return {"n": n, "split": "test", "rows": rows}
+
+
+def judged(images, reference) -> dict:
+    """Distance, legibility, and of the first `measures.SOME` precision and recall, of samples."""
+    ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
+    found = {"frechet_distance": measures.frechet_distance(ours, reference.features), "legibility": measures.legibility(read)}
+    return found | measures.precision_recall(ours[: measures.SOME], reference.features[: measures.SOME])
+
+
+MEASUREMENTS = {"priors": priors, "texts": texts}

@@ -78,8 +78,13 @@ def compiled(model, wanted: bool = True):
     try:
         yield bool(regions)
     finally:
-        for region in regions:
-            region._compiled_call_impl = None  # torch has no public way back
+        eager(model)
+
+
+def eager(model) -> None:
+    """Its regions are as they were before they were compiled."""
+    for region in model.regions():
+        region._compiled_call_impl = None  # torch has no public way back
 
 
 def compiler_works(device) -> bool:

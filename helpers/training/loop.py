@@ -4,6 +4,7 @@ import copy
 import math
 import platform
 import time
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from helpers import UserError, data
 from helpers.models.layers import check_labels
 from helpers.training.checkpoints import Checkpoint, aside, claimed, rng_state, set_rng_state
-from helpers.training.devices import compiled, count_parameters, device_name, enough_memory, pick_precision
+from helpers.training.devices import compiled, count_parameters, device_name, eager, enough_memory, pick_precision
 from helpers.training.muon import Muon
 from helpers.training.reports import Reporter
 from helpers.training.team import Team
@@ -186,15 +187,26 @@ class Run:
         with torch.autocast(images.device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
             return player.loss(images, labels)
 
-    def rehearse(self) -> None:
-        """The first call of compiled code is the one that compiles: a step that leaves no trace, in random numbers or in running means."""
+    def rehearse(self) -> bool:
+        """The first call of compiled code is the one that compiles: a step that leaves no trace, in random numbers or in running means.
+
+        False where the compiler breaks on this model, which then goes on eagerly: of torch 2.11 on an H200 it did on a VAE's way back.
+        """
         rng, before = rng_state(), {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        for player, optimizer in zip(self.players, self.state.optimizers, strict=True):
-            self.losses(player, self.images[: self.batch_size][self.mine], self.labels[: self.batch_size][self.mine])["loss"].backward()
-            optimizer.zero_grad()
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(before[name])
-        set_rng_state(rng)
+        try:
+            for player in self.players:
+                self.losses(player, self.images[: self.batch_size][self.mine], self.labels[: self.batch_size][self.mine])["loss"].backward()
+        except torch._dynamo.exc.TorchDynamoException as error:
+            eager(self.model)
+            warnings.warn(f"torch.compile breaks on this model ({type(error).__name__}): it goes on eagerly, slower.", stacklevel=3)
+            return False
+        finally:
+            for optimizer in self.state.optimizers:
+                optimizer.zero_grad()
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(before[name])
+            set_rng_state(rng)
+        return True
 
     def pace(self) -> float:
         """Mean seconds of a step: a few are taken, of a model whose steps change all along its schedule, and undone."""
@@ -268,8 +280,7 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
         run.start(checkpoint if resume and checkpoint and checkpoint.exists() else None)
         begun = time.perf_counter()
         with compiled(model, config.compile) as is_compiled:
-            if is_compiled:
-                run.rehearse()
+            is_compiled = is_compiled and run.rehearse()
             compile_seconds = time.perf_counter() - begun if config.compile else 0.0
             team.own_noise(config.seed, run.state.step)
             with Reporter(run, checkpoint, on_report, progress) as reporter:
