@@ -80,14 +80,12 @@ LADDERS = Recipe(
     ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, average=0.99, reports_per_epoch=2)),
     ({"width": 64}, TrainConfig(epochs=100, batch_size=128, learning_rate=2e-3, average=0.999)),
 )
+WRITING = TrainConfig(batch_size=128, learning_rate=4e-3, optimizer="muon")
 CODEBOOK = Recipe(
     VQVAE,
     ({"width": 8, "codes": 16, "code_width": 4, "prior_width": 16, "prior_layers": 1, "prior_heads": 2}, replace(SMOKE, optimizer="muon")),
     ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.99, reports_per_epoch=2)),
-    (
-        {"width": 48, "prior_width": 192, "prior_heads": 6},
-        TrainConfig(epochs=12, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.999),
-    ),
+    ({"width": 48, "prior_width": 192, "prior_heads": 6}, replace(WRITING, epochs=12, average=0.999)),
 )
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(

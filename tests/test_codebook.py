@@ -7,6 +7,7 @@ import torch
 from conftest import stir
 
 from helpers import UserError, measures, recipes, training
+from helpers.experiments.autoencoders import word_sources
 from helpers.models.codebook import VQVAE, Codebook, VQVAEConfig, perplexity
 
 SMALL = {"image_shape": (1, 8, 8), "width": 8, "codes": 3, "code_width": 2, "prior_width": 8, "prior_layers": 2, "prior_heads": 2, "dropout": 0.0}
@@ -137,3 +138,15 @@ def test_what_is_no_text():
         tiny(prior_heads=3)
     with pytest.raises(UserError, match="at least 2 codes"):
         tiny(codes=1)
+
+
+def test_words_come_from_four_places():
+    """Any word; at each place those that training images have there; the prior's; whole texts of training images."""
+    model = tiny()
+    texts, sources = model.encode(IMAGES), word_sources(model, IMAGES)
+    torch.manual_seed(1)
+    drawn = {name: words(300) for name, words in sources.items() if name != "words of training images"}
+    assert all(words.shape == (300, 4) and words.min() >= 0 and words.max() < 3 for words in drawn.values())
+    assert all(set(drawn["any words"][:, place].tolist()) == {0, 1, 2} for place in range(4))
+    assert all(set(drawn["each place's own words"][:, place].tolist()) == set(texts[:, place].tolist()) for place in range(4))
+    assert sorted(map(tuple, sources["words of training images"](6).tolist())) == sorted(map(tuple, texts.tolist()))

@@ -102,7 +102,7 @@ def couplings() -> dict[str, Row]:
         "affine, AdamW": ({}, "adamw", 1.0),
         "affine, Muon": ({}, "muon", 0.94),
         "affine, Muon, standard normal base": ({"learned_base": False}, "muon", 0.94),
-        "affine, Muon, self-attention at 7x7": ({"attention": True}, "muon", 0.75),
+        "affine, Muon, self-attention at 7x7": ({"attention": True}, "muon", 0.61),
         "mixtures of 4 logistics, Muon": ({"mixtures": 4}, "muon", 0.83),
     }
     config, rows = VariantConfig(couplings=(4, 6), width=(32, 64)), {}

@@ -123,7 +123,7 @@ def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) ->
 
 
 def words(model, images) -> Explorer:
-    """The words of one of `images` (N, C, H, W) under a codebook, as grey levels, the image rebuilt from them, and rebuilt with one word exchanged."""
+    """The words of one of `images` (N, C, H, W) under a codebook, as grey levels; the image of these words; and that with one of them exchanged."""
     rows, across = model.grid
     codes = model.config.codes
     with aside():
