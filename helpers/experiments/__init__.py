@@ -153,17 +153,15 @@ def measure(row: Row, model, dataset) -> dict:
     return found
 
 
-# Importance samples, and of how many images: all of them would take a processor hours. Grey images need more than binary ones.
-NLL = {"samples": {"bernoulli": 5_000, "logistic": 20_000}, "images": 250}
+NLL = {"samples": 5_000, "images": 250}  # importance samples, and of how many images: all of them would take a processor hours
 
 
 def likelihood_of_some(model, images) -> dict:
     """NLL by importance sampling of some images, the same binary copies for every row, and the ELBO of these."""
     with training.aside(0):
         some = model.observed(images[:: max(1, len(images) // NLL["images"])][: NLL["images"]])
-    samples = NLL["samples"][model.config.likelihood]
-    half = measures.nll(model, some, samples // 2)["nll"]  # whether as many are enough
-    found = measures.nll(model, some, samples) | {"nll_images": len(some), "nll_of_half_the_samples": half}
+    half = measures.nll(model, some, NLL["samples"] // 2)["nll"]  # whether as many are enough
+    found = measures.nll(model, some, NLL["samples"]) | {"nll_images": len(some), "nll_of_half_the_samples": half}
     return found | {"neg_elbo_of_nll_images": measures.elbo(model, some.repeat(20, 1, 1, 1))["neg_elbo"]}
 
 
