@@ -1,6 +1,8 @@
 """What a device can do, and what is done where it can't: precision, Apple's GPU."""
 
+import contextlib
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,3 +67,22 @@ def test_the_time_that_is_said_is_the_time_that_is_taken(digits, capsys):
         if off[-1] < 0.25:
             return
     raise AssertionError(off)
+
+
+def test_a_model_that_the_compiler_breaks_on_is_trained_eagerly(digits, monkeypatch):
+    """The weights in the end are those of a training that nobody wanted to compile."""
+
+    def breaks(*_):
+        raise torch._dynamo.exc.TorchDynamoException("PassManager::run failed")
+
+    monkeypatch.setattr("helpers.training.devices.compiler_works", lambda device: True)
+    ends = []
+    for broken in (False, True):
+        model, config = recipes.recipe("realnvp", "smoke", digits, train_images=160, epochs=1)
+        for region in model.regions() if broken else []:
+            region.compile = lambda region=region, **_: setattr(region, "_compiled_call_impl", breaks)
+        with pytest.warns(UserWarning, match="torch.compile breaks on this model") if broken else contextlib.nullcontext():
+            record = training.fit(model, digits, replace(config, compile=broken), progress=False)
+        assert not record["compiled"]
+        ends.append(state(model))
+    assert torch.equal(*ends)

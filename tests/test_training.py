@@ -345,25 +345,6 @@ def test_without_a_compiler_it_warns_once_and_runs(digits, smoke, monkeypatch):
     assert len(caught) == 1 and not record["compiled"]
 
 
-def test_a_model_that_the_compiler_breaks_on_is_trained_eagerly(digits, monkeypatch):
-    """The weights in the end are those of a training that nobody wanted to compile."""
-
-    def breaks(*_):
-        raise torch._dynamo.exc.TorchDynamoException("PassManager::run failed")
-
-    monkeypatch.setattr("helpers.training.devices.compiler_works", lambda device: True)
-    ends = []
-    for broken in (False, True):
-        model, config = recipes.recipe("realnvp", "smoke", digits, train_images=160, epochs=1)
-        for region in model.regions() if broken else []:
-            region.compile = lambda region=region, **_: setattr(region, "_compiled_call_impl", breaks)
-        with pytest.warns(UserWarning, match="torch.compile breaks on this model") if broken else contextlib.nullcontext():
-            record = training.fit(model, digits, replace(config, compile=broken), progress=False)
-        assert not record["compiled"]
-        ends.append(state(model))
-    assert torch.equal(*ends)
-
-
 @pytest.mark.parametrize("model", ["realnvp", "matching", "progan"])
 def test_measuring_its_pace_leaves_no_trace(digits, model):
     results = []
