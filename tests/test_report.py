@@ -61,6 +61,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
         f"a bound of {w('fvae-mnist', 'neg_elbo', 1)} nats",
         f"without flows has {w('vae-mnist', 'neg_elbo', 1)}",
         f"Fréchet distance {w('vqvae-mnist', 'frechet_distance')} on digits and {w('vqvae-fashion', 'frechet_distance')} on clothes",
+        f"a conditional GAN has {w('cgan-cifar10', 'frechet_distance')}, {report.percent('cgan-cifar10', 'legibility', 0)} legible",
         f"colours after {minutes('progan-cifar10')} on one thread",
         f"explains {100 * weights.shipped()['betavae-mnist']['metrics']['explained_slant']:.0f} % of a digit's slant",
         f"{report.percent('cgan-mnist', 'control_accuracy')} of digits are read as the class asked for",
