@@ -267,6 +267,14 @@ def test_stages_are_halves():
     assert sides((1, 8, 8)) == [(4, 4), (8, 8)] and sides((3, 24, 40)) == [(6, 10), (12, 20), (24, 40)]
 
 
+def test_fade_in_mixes_what_is_of_two_precisions():
+    """On a GPU's autocast what is enlarged comes in float32, and what a convolution says in bfloat16."""
+    network = growing(16).generator
+    network.stage, network.alpha = 1, 0.5
+    new = torch.ones(2, 3, dtype=torch.bfloat16)
+    assert torch.equal(network.fade(lambda: torch.zeros(2, 3), new), new / 2)
+
+
 def test_fade_in_begins_with_the_stage_before_and_ends_with_this_one():
     """At α = 0 both networks are exactly what they were a stage earlier, at α = 1 the old way has no say left."""
     model = growing(16)

@@ -110,21 +110,6 @@ def code_sources(model, images) -> dict:
     return sources | {"codes of training images": lambda n: codes[torch.randperm(len(codes))[:n]]}
 
 
-def priors(device) -> dict:
-    """The decoders of shipped weights with codes from four places: whose fault is the sample, the decoder's or the prior's?"""
-    rows, n = [], 10_000
-    for name in ("ae-mnist", "vae-mnist", "ae-fashion", "vae-fashion"):
-        model, info = weights.load_model(name, device)
-        dataset = data.load(info["dataset"], device=device)
-        reference = measures.Reference(dataset)
-        with training.aside(0):
-            for source, drawn in code_sources(model, dataset.train_images).items():
-                images = torch.cat([model.decode(z) for z in drawn(n).split(at_once(device))])
-                rows.append({"weights": name, "codes": source} | judged(images, reference))
-                print(json.dumps(rows[-1]), flush=True)
-    return {"n": n, "split": "test", "rows": rows}
-
-
 def word_sources(model, images) -> dict:
     """Where the words of a codebook may come from, name -> function of n; `images` are training images."""
     size = at_once(images.device)
@@ -145,26 +130,32 @@ def word_sources(model, images) -> dict:
     }
 
 
-def texts(device) -> dict:
-    """The decoders of shipped codebooks with words from four places."""
+def decoded(names: tuple[str, ...], sources, kind: str, device) -> dict:
+    """What the decoders of shipped weights draw from what `sources`(model, training images) offer, which stands under `kind` in each row."""
     rows, n = [], 10_000
-    for name in ("vqvae-mnist", "vqvae-fashion"):
+    for name in names:
         model, info = weights.load_model(name, device)
         dataset = data.load(info["dataset"], device=device)
         reference = measures.Reference(dataset)
         with training.aside(0):
-            for source, drawn in word_sources(model, dataset.train_images).items():
+            for source, drawn in sources(model, dataset.train_images).items():
                 images = torch.cat([model.decode(part) for part in drawn(n).split(at_once(device))])
-                rows.append({"weights": name, "words": source} | judged(images, reference))
+                ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
+                found = {"frechet_distance": measures.frechet_distance(ours, reference.features), "legibility": measures.legibility(read)}
+                found |= measures.precision_recall(ours[: measures.SOME], reference.features[: measures.SOME])
+                rows.append({"weights": name, kind: source} | found)
                 print(json.dumps(rows[-1]), flush=True)
     return {"n": n, "split": "test", "rows": rows}
 
 
-def judged(images, reference) -> dict:
-    """Distance, legibility, and of the first `measures.SOME` precision and recall, of samples."""
-    ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
-    found = {"frechet_distance": measures.frechet_distance(ours, reference.features), "legibility": measures.legibility(read)}
-    return found | measures.precision_recall(ours[: measures.SOME], reference.features[: measures.SOME])
+def priors(device) -> dict:
+    """The decoders of shipped weights with codes from four places: whose fault is the sample, the decoder's or the prior's?"""
+    return decoded(("ae-mnist", "vae-mnist", "ae-fashion", "vae-fashion"), code_sources, "codes", device)
+
+
+def texts(device) -> dict:
+    """The decoders of shipped codebooks with words from four places."""
+    return decoded(("vqvae-mnist", "vqvae-fashion"), word_sources, "words", device)
 
 
 MEASUREMENTS = {"priors": priors, "texts": texts}

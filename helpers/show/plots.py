@@ -49,6 +49,13 @@ def grid(images, columns: int | None = None, scale: int = SCALE) -> Image.Image:
     return Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
 
 
+def shades(model, words) -> torch.Tensor:
+    """The words (N, L) of a codebook as images (N, C, H, W), each a grey level over its patch; near levels say nothing of near words."""
+    channels, height, width = model.config.image_shape
+    levels = (words / (model.config.codes - 1)).view(-1, 1, *model.grid)
+    return torch.nn.functional.interpolate(levels, size=(height, width)).expand(-1, channels, -1, -1)
+
+
 def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)

@@ -125,25 +125,21 @@ def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) ->
 def words(model, images) -> Explorer:
     """The words of one of `images` (N, C, H, W) under a codebook, as grey levels; the image of these words; and that with one of them exchanged."""
     rows, across = model.grid
-    codes = model.config.codes
     with aside():
         texts = model.encode(images)
-    _, height, width = model.config.image_shape
 
     def draw(model, image, row, column, word):
         text = texts[image].clone()
         place = row * across + column
         before, text[place] = text[place].item(), word
         rebuilt = model.decode(torch.stack([texts[image], text]))
-        shades = (text.view(1, 1, rows, across) / (codes - 1)).to(rebuilt.dtype)
-        shades = shades.repeat_interleave(height // rows, 2).repeat_interleave(width // across, 3).expand(-1, rebuilt.shape[1], -1, -1)
         caption = f"image {image}: its words, with {word} for {before} in row {row + 1}, column {column + 1} · rebuilt as it was · and with that word"
-        return plots.grid(torch.cat([shades, rebuilt]), columns=3, scale=2 * _scale(rebuilt)), caption
+        return plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=2 * _scale(rebuilt)), caption
 
     controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
     controls["row"] = _slider("row", rows // 2, 0, rows - 1, 1, widgets.IntSlider)
     controls["column"] = _slider("column", across // 2, 0, across - 1, 1, widgets.IntSlider)
-    return Explorer(model, draw, controls | {"word": _slider("word", 0, 0, codes - 1, 1, widgets.IntSlider)})
+    return Explorer(model, draw, controls | {"word": _slider("word", 0, 0, model.config.codes - 1, 1, widgets.IntSlider)})
 
 
 def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer:
