@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_training import state
 
-from helpers import recipes, training
+from helpers import measures, recipes, training
 from helpers.training import Team, devices, loop
 
 
@@ -86,3 +86,16 @@ def test_a_model_that_the_compiler_breaks_on_is_trained_eagerly(digits, monkeypa
         assert not record["compiled"]
         ends.append(state(model))
     assert torch.equal(*ends)
+
+
+def test_a_likelihood_that_the_compiler_breaks_on_is_measured_eagerly(digits, monkeypatch):
+    def breaks(*_):
+        raise torch._dynamo.exc.TorchDynamoException("PassManager::run failed")
+
+    monkeypatch.setattr("helpers.training.devices.compiler_works", lambda device: True)
+    model, _ = recipes.recipe("vae", "smoke", digits)
+    expected = measures.nll(model, digits.test_images[:4], samples=3)
+    for region in model.regions():
+        region.compile = lambda region=region, **_: setattr(region, "_compiled_call_impl", breaks)
+    with pytest.warns(UserWarning, match="torch.compile breaks on this model"):
+        assert measures.nll(model, digits.test_images[:4], samples=3, compile=True) == expected

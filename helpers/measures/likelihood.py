@@ -1,6 +1,7 @@
 """How probable a model finds images: bits per dimension, ELBO, importance sampling, and the true posterior of a small VAE."""
 
 import math
+import warnings
 
 import torch
 from tqdm.auto import tqdm
@@ -68,9 +69,13 @@ def nll(model, images, samples: int, seed: int = 0, batch_size: int = 250, compi
 
     compile: takes some seconds and then makes a processor half as fast again: worth it for thousands of samples.
     """
-    with compiled(model, compile), aside(seed), torch.compiler.set_stance("default" if compile else "force_eager"):
-        batches = tqdm(images.split(batch_size), desc=f"{samples} importance samples", disable=not progress)
-        values = -torch.cat([model.log_prob(part, samples=samples) for part in batches]).cpu().double()
+    try:
+        with compiled(model, compile), aside(seed), torch.compiler.set_stance("default" if compile else "force_eager"):
+            batches = tqdm(images.split(batch_size), desc=f"{samples} importance samples", disable=not progress)
+            values = -torch.cat([model.log_prob(part, samples=samples) for part in batches]).cpu().double()
+    except torch._dynamo.exc.TorchDynamoException as error:
+        warnings.warn(f"torch.compile breaks on this model ({type(error).__name__}): it is measured eagerly, slower.", stacklevel=2)
+        return nll(model, images, samples, seed, batch_size, progress=progress)
     return {"nll": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item(), "importance_samples": samples}
 
 
