@@ -176,9 +176,11 @@ class MixtureCoupling(Bijection):
         y = b * (-s).exp() - t
         quantiles = mu + w.exp() * y[:, None]  # of each component: the mixture's lies between
         low, high = quantiles.amin(1), quantiles.amax(1)
+        lower = y < 0  # F is compared where it is small, 1 - F where F is near 1, and whole numbers of 2^-24 would be all that is left of it
+        share, sharpness, wanted = pi.exp(), torch.where(lower, 1, -1)[:, None] * (-w).exp(), torch.sigmoid(-y.abs())
         for _ in range(50 if z.dtype == torch.float64 else 28):
             middle = (low + high) / 2
-            short = self.logit(middle, pi, mu, w)[0] < y
+            short = ((share * torch.sigmoid((middle[:, None] - mu) * sharpness)).sum(1) < wanted) == lower
             low, high = torch.where(short, middle, low), torch.where(short, high, middle)
         x = (low + high) / 2
         return torch.cat([a, x], dim=1), -(self.logit(x, pi, mu, w)[1] + s).flatten(1).sum(1)
