@@ -176,17 +176,21 @@ def rows(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
 
 
-def table(name: str, columns: dict[str, str], digits: int = 2, only: str = "") -> str:
-    """An experiment as a table: `columns` heading -> metric; `only`: the rows whose label begins so, without that beginning."""
+def table(name: str, columns: dict[str, str], digits: int = 2, only: str = "", keep: tuple[str, ...] = ()) -> str:
+    """An experiment as a table: `columns` heading -> metric; `only`: the rows whose label begins so, without that beginning; `keep`: of
+    these the ones named, the note saying how many there are."""
     record, lines = experiments.load(name), []
-    for label, entry in experiments.summary(record, tuple(columns.values())).items():
-        if label.startswith(only):
-            cells = [cell(entry, key, digits) for key in columns.values()]
-            lines.append([label.removeprefix(only), *cells, str(entry["seeds"]), f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"])
-    devices = sorted({row["device"] for row in record["rows"]})
-    where = f"on the {experiments.splits(record)} images; mean ± half the range of the seeds, on {' and '.join(devices)}"
-    note = f"\n\n`python -m helpers experiment {name}`, {where}."
-    return rows(["", *columns, "seeds", "parameters", "seconds"], lines) + note
+    found = {label: entry for label, entry in experiments.summary(record, tuple(columns.values())).items() if label.startswith(only)}
+    for label in keep or found:
+        cells = [cell(found[label], key, digits) for key in columns.values()]
+        lines.append(
+            [label.removeprefix(only), *cells, str(found[label]["seeds"]), f"{found[label]['parameters']:,}", f"{found[label]['seconds']:.0f}"]
+        )
+    shown = [row for row in record["rows"] if row["label"] in (keep or found)]
+    devices = " and ".join(sorted({row["device"] for row in shown}))
+    where = f"on the {experiments.splits({'rows': shown})} images; mean ± half the range of the seeds, on {devices}"
+    of = f"; {len(keep)} of its {len(found)} rows, the others in the notebook" if keep else ""
+    return rows(["", *columns, "seeds", "parameters", "seconds"], lines) + f"\n\n`python -m helpers experiment {name}`, {where}{of}."
 
 
 COLUMNS = {  # heading -> metric and digits, in the table of all models

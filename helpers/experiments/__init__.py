@@ -243,8 +243,14 @@ def summary(record: dict, keys: tuple[str, ...]) -> dict[str, dict]:
 
 
 def splits(record: dict) -> str:
-    """On which images the rows were measured."""
-    return " and ".join(sorted({row["metrics"]["split"] for row in record["rows"] if "split" in row["metrics"]}))
+    """On which images the rows were measured; where they differ, of which data sets those and those."""
+    found = {}
+    for row in record["rows"]:
+        if "split" in row["metrics"]:
+            found.setdefault(row["metrics"]["split"], set()).add(row["row"]["dataset"])
+    if len(found) == 1:
+        return next(iter(found))
+    return " and ".join(f"{split} ({', '.join(sorted(found[split]))})" for split in sorted(found))
 
 
 def show(name: str, columns: dict[str, str], digits: int = 3) -> None:
