@@ -18,6 +18,7 @@ from helpers.models.hierarchical import FVAE, FVAEConfig
 from helpers.models.matching import FlowMatching, MatchingConfig
 from helpers.show import sliders
 
+HALVES = {"early": slice(32), "late": slice(32, None)}
 CURVE = {"β = 1": (20.0, 80.0), "β = 4": (8.0, 110.0)}
 
 
@@ -69,8 +70,8 @@ def explorers():
         "temperature": (sliders.temperature(model, n=4), "temperature", 1.1),
         "told": (sliders.temperature(model, n=4, told=lambda z, images: f"norm {z.norm():.1f}"), "temperature", 1.1),
         "flipbook": (sliders.flipbook({f"page {i}": sliders.plots.grid(images[i : i + 1]) for i in range(2)}), "step", 1),
-        "halves, early": (sliders.halves(model, 32, n=4), "early_draw", 3),
-        "halves, late": (sliders.halves(model, 32, n=4), "late_draw", 3),
+        "redrawn, early": (sliders.redrawn(model, HALVES, n=4), "early", 3),
+        "redrawn, late": (sliders.redrawn(model, HALVES, n=4), "late", 3),
         "pen, sheet": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "sheet", 1),
         "pen, lifted": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "across", 6),
         "words, word": (sliders.words(wordy(), many), "word", 5),
@@ -251,16 +252,20 @@ def test_the_pen_says_what_the_flow_says():
         sliders.pen(model, sheets, ("a", "b", "c"))
 
 
-def test_halves_are_drawn_apart():
+def test_parts_of_the_latents_are_drawn_apart():
     model = tiny_flow().eval()
-    explorer = sliders.halves(model, 32, n=3)
-    explorer.controls["late_draw"].value = 5
+    explorer = sliders.redrawn(model, HALVES, n=3)
+    explorer.controls["late"].value = 5
     a, b = (sliders._noise(model, 3, seed) for seed in (0, 5))
     expected = model.decode(0.8 * torch.cat([a[:, :32], b[:, 32:]], dim=1))
     assert explorer.image.tobytes() == sliders.plots.grid(expected, columns=3, scale=10).tobytes()
-    for early in (0, 64):
-        with pytest.raises(UserError, match=f"{early} early latents.*has 64"):
-            sliders.halves(model, early)
+    for parts, sizes in (
+        ({"none": slice(0), "all": slice(64)}, "0, 64"),
+        ({"early": slice(32)}, "32"),
+        ({"one": slice(64), "two": slice(64)}, "64, 64"),
+    ):
+        with pytest.raises(UserError, match=f"Parts of .{sizes}. latents.*has 64"):
+            sliders.redrawn(model, parts)
 
 
 def test_directions_of_the_wrong_size():

@@ -276,21 +276,21 @@ def flipbook(pages: dict, name: str = "step", first: int = 0) -> Explorer:
     return Explorer(pages, draw, {name: _slider(name, first, 0, len(pages) - 1, 1, widgets.IntSlider)})
 
 
-def halves(model, early: int, n: int = 8, seed: int = 0, temperature: float = 0.8, last: int = 20) -> Explorer:
-    """n samples whose first `early` latents and whose other latents are drawn anew, each by a slider of its own.
+def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperature: float = 0.8, last: int = 20) -> Explorer:
+    """n samples whose latents are drawn anew part by part; `parts`: name -> which latents, in order, each part with a slider of its own.
 
-    UserError where that leaves one of the two without latents.
+    UserError where a part has no latents, or a latent no part.
     """
-    if not 0 < early < model.latent_dim:
-        raise UserError(f"{early} early latents were asked for: this model has {model.latent_dim}, take fewer, and at least 1.")
+    sizes = [len(range(model.latent_dim)[part]) for part in parts.values()]
+    if not all(sizes) or sum(sizes) != model.latent_dim:
+        raise UserError(f"Parts of {sizes} latents were given: this model has {model.latent_dim}, of which each must be in one part.")
     noises = [_noise(model, n, seed + i) for i in range(last + 1)]
 
-    def draw(model, early_draw, late_draw):
-        images = model.decode(temperature * torch.cat([noises[early_draw][:, :early], noises[late_draw][:, early:]], dim=1))
-        return plots.grid(images, columns=n, scale=_scale(images)), f"early latents of draw {early_draw}, late latents of draw {late_draw}"
+    def draw(model, **draws):
+        images = model.decode(temperature * torch.cat([noises[draws[name]][:, part] for name, part in parts.items()], dim=1))
+        return plots.grid(images, columns=n, scale=_scale(images)), ", ".join(f"{name} latents of draw {i}" for name, i in draws.items())
 
-    controls = {"early_draw": "early latents", "late_draw": "late latents"}
-    return Explorer(model, draw, {name: _slider(label, 0, 0, last, 1, widgets.IntSlider) for name, label in controls.items()})
+    return Explorer(model, draw, {name: _slider(f"{name} latents", 0, 0, last, 1, widgets.IntSlider) for name in parts})
 
 
 BRUSH = torch.tensor([[0.35, 0.8, 0.35], [0.8, 1.0, 0.8], [0.35, 0.8, 0.35]])  # how dark each pixel of a stroke gets
