@@ -42,11 +42,15 @@ class Recipe:
 
 SMOKE = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-2, warmup_steps=5, average=0.9, compile=False, train_images=640, validation_images=100)
 
+MUON = TrainConfig(learning_rate=1.5e-2, optimizer="muon")
 REALNVP = Recipe(
     RealNVP,
     ({"couplings": (1, 1), "width": (8, 8), "blocks": 1, "dequantization_couplings": 1, "dequantization_width": 8}, SMOKE),
-    ({"couplings": (4, 6), "width": (40, 64)}, TrainConfig(epochs=1, batch_size=48, learning_rate=1.5e-2, reports_per_epoch=4)),
-    ({"couplings": (6, 8), "width": (40, 64), "mixtures": 4}, TrainConfig(epochs=20, learning_rate=1.5e-2, optimizer="muon", average=0.999)),
+    (
+        {"couplings": (4, 6), "width": (40, 64), "mixtures": 4},
+        replace(MUON, epochs=1, batch_size=48, average=0.99, train_images=48_000, reports_per_epoch=4),
+    ),
+    ({"couplings": (6, 8), "width": (40, 64), "mixtures": 4}, replace(MUON, epochs=20, average=0.999)),
 )
 FLOWING = TrainConfig(batch_size=128, learning_rate=8e-3, optimizer="muon", average=0.999)
 MATCHING = Recipe(
