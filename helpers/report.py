@@ -139,10 +139,10 @@ def frozen(trained_with: str) -> str:
     return mean_and_range([value - found["fresh, eight couplings", seed] for (encoder, seed), value in found.items() if encoder == "fresh, no flow"])
 
 
-def lost(encoder: str, epochs: int | None = None) -> str:
-    """What an encoder of `amortisation` loses in the mean of the images."""
+def lost(encoder: str, epochs: int | None = None, of: str = "mean") -> str:
+    """What an encoder of `amortisation` loses in the mean, or the median, of the images."""
     rows = experiments.load("amortisation")["rows"]
-    return mean_and_range([row["mean"] for row in rows if (row["encoder"], row.get("epochs")) == (encoder, epochs)], 2)
+    return mean_and_range([row[of] for row in rows if (row["encoder"], row.get("epochs")) == (encoder, epochs)], 2)
 
 
 def sampled_on() -> str:
@@ -187,8 +187,8 @@ def table(name: str, columns: dict[str, str], digits: int = 2, only: str = "", k
             [label.removeprefix(only), *cells, str(found[label]["seeds"]), f"{found[label]['parameters']:,}", f"{found[label]['seconds']:.0f}"]
         )
     shown = [row for row in record["rows"] if row["label"] in (keep or found)]
-    devices = " and ".join(sorted({row["device"] for row in shown}))
-    where = f"on the {experiments.splits({'rows': shown})} images; mean ± half the range of the seeds, on {devices}"
+    names, devices = (sorted(set(found)) for found in ((row["row"]["dataset"] for row in shown), (row["device"] for row in shown)))
+    where = f"{', '.join(names)}: on the {experiments.splits({'rows': shown})} images; mean ± half the range of the seeds, on {' and '.join(devices)}"
     of = f"; {len(keep)} of its {len(found)} rows, the others in the notebook" if keep else ""
     return rows(["", *columns, "seeds", "parameters", "seconds"], lines) + f"\n\n`python -m helpers experiment {name}`, {where}{of}."
 

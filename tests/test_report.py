@@ -20,7 +20,15 @@ def test_a_number_without_a_record_is_an_error(monkeypatch):
 
 def test_numbers_are_those_of_the_records(monkeypatch):
     rows = [
-        {"label": label, "seed": seed, "seconds": 10.0, "parameters": 1_000, "device": "a laptop", "metrics": {"nll": nll}}
+        {
+            "label": label,
+            "seed": seed,
+            "seconds": 10.0,
+            "parameters": 1_000,
+            "device": "a laptop",
+            "row": {"dataset": "mnist"},
+            "metrics": {"nll": nll},
+        }
         for label, seed, nll in (("a", 0, 5.0), ("a", 1, 7.0), ("b", 0, 4.0), ("b", 1, 3.0))
     ]
     monkeypatch.setattr(report.experiments, "load", lambda name: {"rows": rows})
