@@ -53,8 +53,9 @@ class Reporter:
             if steps * often > MOST_REPORTS:
                 steps = (60 * minutes - MOST_REPORTS * report) / step
             run.end_at(max(1, round(run.team.average(torch.tensor(steps, device=run.model.device)).item())))
+        self.bar.initial = 0
         self.bar.reset(run.total_steps)
-        self.bar.update(run.state.step)
+        self.bar.n = self.bar.initial = self.bar.last_print_n = run.state.step  # by `update` they would count as steps of this moment
         if self.progress:
             left = run.total_steps - run.state.step
             seconds = left * step + sum(self.due(i) for i in range(run.state.step + 1, run.total_steps + 1)) * report
