@@ -74,6 +74,8 @@ def nll(model, images, samples: int, seed: int = 0, batch_size: int = 250, compi
             batches = tqdm(images.split(batch_size), desc=f"{samples} importance samples", disable=not progress)
             values = -torch.cat([model.log_prob(part, samples=samples) for part in batches]).cpu().double()
     except torch._dynamo.exc.TorchDynamoException as error:
+        if not compile:
+            raise
         warnings.warn(f"torch.compile breaks on this model ({type(error).__name__}): it is measured eagerly, slower.", stacklevel=2)
         return nll(model, images, samples, seed, batch_size, progress=progress)
     return {"nll": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item(), "importance_samples": samples}
