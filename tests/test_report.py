@@ -62,6 +62,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
         f"{quick:.3f} bits/dim on MNIST in these minutes",
         f"shipped RealNVP {w('realnvp-mnist', 'bits_per_dim', 3)} after {minutes('realnvp-mnist')}",
         f"on Fashion-MNIST {w('realnvp-fashion', 'bits_per_dim', 3)} after {minutes('realnvp-fashion').split()[0]}",
+        f"on CIFAR-10 {w('realnvp-cifar10', 'bits_per_dim', 2)} after {minutes('realnvp-cifar10').split()[0]} on one thread",
         f"{report.percent('matching-fashion', 'control_accuracy', 0)} of clothes are read as the class asked for",
         f"Fréchet distance {w('matching-fashion', 'frechet_distance')}, after {minutes('matching-fashion')}",
         f"{report.percent('matching-cifar10', 'control_accuracy', 0)} of CIFAR-10's images, {w('matching-cifar10', 'frechet_distance')}",
