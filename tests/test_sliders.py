@@ -74,7 +74,7 @@ def explorers():
         "redrawn, late": (sliders.redrawn(model, HALVES, n=4), "late", 3),
         "pen, sheet": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "sheet", 1),
         "pen, lifted": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "across", 6),
-        "words, word": (sliders.words(wordy(), many), "word", 5),
+        "words, word": (sliders.words(wordy(), many), "word", 6),
         "words, place": (sliders.words(wordy(), many), "column", 0),
         "completed, rows": (sliders.completed(wordy(), many, data.DIGITS, n=3), "kept", 2),
         "completed, draw": (sliders.completed(wordy(), many, data.DIGITS, n=3), "draw", 7),

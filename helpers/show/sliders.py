@@ -136,10 +136,11 @@ def words(model, images) -> Explorer:
         caption = f"image {image}: its words, with {word} for {before} in row {row + 1}, column {column + 1} · rebuilt as it was · and with that word"
         return plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=2 * _scale(rebuilt)), caption
 
+    other = texts[-1, rows // 2 * across + across // 2].item()  # what the last image has there
     controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
     controls["row"] = _slider("row", rows // 2, 0, rows - 1, 1, widgets.IntSlider)
     controls["column"] = _slider("column", across // 2, 0, across - 1, 1, widgets.IntSlider)
-    return Explorer(model, draw, controls | {"word": _slider("word", 0, 0, model.config.codes - 1, 1, widgets.IntSlider)})
+    return Explorer(model, draw, controls | {"word": _slider("word", other, 0, model.config.codes - 1, 1, widgets.IntSlider)})
 
 
 def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer:
@@ -165,7 +166,7 @@ def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer
         return plots.grid(strip, columns=len(strip), scale=_scale(strip)), caption
 
     controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
-    controls["kept"] = _slider("rows kept", rows // 2, 0, rows, 1, widgets.IntSlider)
+    controls["kept"] = _slider("rows kept", rows // 3, 0, rows, 1, widgets.IntSlider)
     controls |= {"label": _names("class", 0, classes)} if classes else {}
     controls["temperature"] = _slider("temperature", 1.0, 0.0, 1.2, 0.05)
     return Explorer(model, draw, controls | {"draw": _slider("draw", 0, 0, last, 1, widgets.IntSlider)})
