@@ -73,23 +73,10 @@ def change(name: str, before: str, after: str, key: str, digits: int = 1) -> str
     return f"{sum(gains) / len(gains):+.{digits}f} ({min(gains):+.{digits}f} to {max(gains):+.{digits}f})"
 
 
-def times_less(name: str, before: str, after: str, key: str, digits: int = 1) -> str:
-    """How many times smaller the mean of a metric is in one row of an experiment than in another."""
-    table = experiments.summary(experiments.load(name), (key,))
-    return f"{table[before][key][0] / table[after][key][0]:.{digits}f}"
-
-
 def lowest(name: str, label: str, epochs: int, digits: int = 1) -> str:
     """The lowest loss of the discriminator in any step of the last epochs of any seed of a row."""
     runs = [row["epochs"][-epochs:] for row in experiments.load(name)["rows"] if row["label"] == label]
     return f"{min(epoch['lowest_discriminator_loss'] for run in runs for epoch in run):.{digits}f}"
-
-
-def carrying(name: str, label: str) -> str:
-    """From how few to how many latents, over the seeds of a row, carry enough to be counted (disentanglement.CARRIES nats)."""
-    runs = [row["metrics"]["kl_of_latents"] for row in experiments.load(name)["rows"] if row["label"] == label]
-    counts = [sum(nats > CARRIES for nats in run) for run in runs]
-    return f"{min(counts)} to {max(counts)}"
 
 
 def each(name: str, label: str, key: str, digits: int = 2) -> str:

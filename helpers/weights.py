@@ -86,9 +86,9 @@ def start_from(model, weights) -> float:
                 continue
             taken.add(name)
     for prefix, module in model.named_modules():
-        own = {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
         if hasattr(module, "started"):
-            module.started = own <= taken
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            module.started = {f"{prefix}.{name}" for name, _ in own} <= taken
     if not taken:
         raise UserError(f"Not one tensor of {weights} fits this model: start from weights of the same family and widths.")
     if str(weights) in shipped():

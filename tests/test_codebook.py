@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import stir
 
-from helpers import UserError, measures, recipes, training
+from helpers import UserError, measures, recipes, training, weights
 from helpers.experiments.autoencoders import word_sources
 from helpers.models.codebook import VQVAE, Codebook, VQVAEConfig, perplexity
 
@@ -123,6 +123,14 @@ def test_it_trains_and_is_measured(digits, adversarial):
     assert ("train_critic_loss" in last) == bool(adversarial) and last["validation_autoencoder_perplexity"] > 2
     found = measures.evaluate(model.eval(), digits, only=("codes",))
     assert found["code_nats"] == pytest.approx(4 * last["validation_prior_loss"], rel=0.1) and found["perplexity"] > 2
+
+
+def test_training_that_starts_from_a_trained_codebook_keeps_its_words(tmp_path):
+    trained, model = tiny(), VQVAE(VQVAEConfig(**SMALL))
+    weights.save_model(trained, tmp_path / "words.safetensors", {})
+    weights.start_from(model, tmp_path / "words.safetensors")
+    model.initialize(IMAGES)  # as training does first
+    assert torch.equal(model.codebook.words, trained.codebook.words)
 
 
 def test_what_is_no_text():

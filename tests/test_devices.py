@@ -25,8 +25,9 @@ def test_in_float16_it_learns_as_well(digits, name):
     assert ends["float16"][-1] == pytest.approx(ends["float32"][-1], rel=0.03)
 
 
-def test_a_step_that_overflows_in_float16_is_not_taken(digits):
-    model, config = recipes.recipe("vae", "smoke", digits, precision="float16")
+@pytest.mark.parametrize("name", ["vae", "matching"])  # of AdamW and of Muon
+def test_a_step_that_overflows_in_float16_is_not_taken(digits, name):
+    model, config = recipes.recipe(name, "smoke", digits, precision="float16")
     run = loop.Run(model, digits, config, Team())
     run.start(None)
     before = state(model)

@@ -232,6 +232,8 @@ def test_its_samples_follow_the_seed_and_need_no_label():
         ({"width": (12, 16)}, "multiples of 8"),
         ({"times": "evening"}, "logit-normal, uniform"),
         ({"pairing": "best"}, "random, optimal"),
+        ({"pairing": "optimal", "classes": 10}, "labels"),
+        ({"steps": 0}, "at least 1"),
     ],
 )
 def test_settings_that_make_no_model_are_named(settings, said):

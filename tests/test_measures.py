@@ -250,11 +250,9 @@ def test_control_accuracy_asks_for_every_class_and_judges_every_part(judge, digi
         assert measures.control_accuracy(stand_in, judge, torch.arange(100) % 10**parts) < 0.6
 
 
-def test_units_go_there_and_back():
+def test_units():
     assert measures.nats_to_bits_per_dim(784 * math.log(2), 784) == pytest.approx(1)
     assert measures.nats_to_bits_per_dim(0, 784, scale=256) == pytest.approx(8)  # a uniform density on [0, 1] is raw storage
-    for scale in (1, 128, 256):
-        assert measures.nats_to_bits_per_dim(measures.bits_per_dim_to_nats(1.05, 784, scale), 784, scale) == pytest.approx(1.05)
 
 
 def test_training_images_are_shifted_whole():

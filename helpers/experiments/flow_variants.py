@@ -31,7 +31,7 @@ from helpers.models.model import Model
 
 @dataclass(frozen=True)
 class VariantConfig(RealNVPConfig):
-    """RealNVPConfig, and what to exchange; as they stand, these settings make RealNVP itself."""
+    """RealNVPConfig, and what to exchange; as they stand, with two blocks, these settings make RealNVP itself."""
 
     network: str = "gated"  # blocks of the networks: plain, residual or gated
     norm: str = "channel"  # in the networks: none, batch or channel

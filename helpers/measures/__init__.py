@@ -27,7 +27,6 @@ from helpers.measures.likelihood import (
     BY_SAMPLES,
     LONG,
     bits_per_dim,
-    bits_per_dim_to_nats,
     class_log_probs,
     elbo,
     nats_to_bits_per_dim,
@@ -65,7 +64,7 @@ from helpers.training import aside
 
 __all__ = [
     "BY_SAMPLES", "LONG", "MEASURES", "SOME", "CollapseWatch", "Judge", "Reference", "Task", "accuracy", "active_units", "agrees", "bits_per_dim",
-    "bits_per_dim_to_nats", "class_log_probs", "control_accuracy", "coverage", "disentangled", "diversity", "diversity_within", "elbo", "encoded",
+    "class_log_probs", "control_accuracy", "coverage", "disentangled", "diversity", "diversity_within", "elbo", "encoded",
     "evaluate", "evaluate_vae", "features", "frechet_distance", "in_turn", "inception_distance", "judge", "kernel_distance", "kl_parts",
     "latent_use", "legibility", "named_latents", "nats_to_bits_per_dim", "nearest_gaussian", "nll", "nll_of_some", "pca_errors", "posterior_gap",
     "precision_recall", "predict", "reconstruction_error", "sample_quality", "samples_per_second", "true_posterior",

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from helpers import UserError
 from helpers.measures import disentanglement
 from helpers.measures.likelihood import LONG, elbo, nats_to_bits_per_dim, nll, nll_of_some
 from helpers.models.autoencoders import gaussian_kl
@@ -60,6 +61,8 @@ def kl_parts(model, images, draws: int = 2_000, seed: int = 0) -> dict[str, floa
     latents depend on each other; dimensions: the sum of KL(q(z_d) || p(z_d)). q(z) is the mean of q(z|x) over all N `images`, and each
     part the mean over a draw from q(z|x) for `draws` of them.
     """
+    if hasattr(model, "posterior_flow"):
+        raise UserError("The parts of an f-VAE's KL were asked for: they are known of a Gaussian posterior and prior alone.")
     with aside(seed):
         parts = [model.posterior(model.observed(part))[:2] for part in images.split(at_once(images.device))]
         mean, log_std = (precise(torch.cat(both)) for both in zip(*parts, strict=True))

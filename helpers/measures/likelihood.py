@@ -24,11 +24,6 @@ def nats_to_bits_per_dim(nats: float, dims: int, scale: float = 1.0) -> float:
     return (nats + dims * math.log(scale)) / (dims * math.log(2))
 
 
-def bits_per_dim_to_nats(bits: float, dims: int, scale: float = 1.0) -> float:
-    """The inverse of `nats_to_bits_per_dim`."""
-    return bits * dims * math.log(2) - dims * math.log(scale)
-
-
 def bits_per_dim(model, images, labels=None, samples: int = 1, seed: int = 0, progress: bool = False) -> dict:
     """Bits per dimension of 8-bit images under a model with a `log_prob` of them: mean, and its standard error over the images.
 

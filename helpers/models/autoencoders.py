@@ -266,6 +266,8 @@ class TCVAE(VAE):
     def __init__(self, config: TCVAEConfig):
         if config.images < 1:
             raise UserError(f"{config.images} images were given as the size of the training set: give at least 1.")
+        if config.schedule != "constant" or config.free_bits:
+            raise UserError("A TCVAE weighs the total correlation alone: leave schedule at constant and free_bits at 0.")
         super().__init__(config)
 
     @classmethod

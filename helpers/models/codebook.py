@@ -44,8 +44,11 @@ class Codebook(nn.Module):
     """Vectors to the nearest of `codes` words: (N, D, H, W) to the same, and which, (N, H, W).
 
     In training a word moves to the running mean of the vectors that chose it (van den Oord et al. 2017, appendix A.1), and one that
-    hardly any chooses is put where some vector of the batch is. The gradient passes through as if nothing had been chosen.
+    hardly any chooses is put where some vector of the batch is. The gradient passes through as if nothing had been chosen, the
+    straight-through estimator (Bengio et al. 2013).
     """
+
+    started = False  # from trained weights, whose words `VQVAE.initialize` must leave where they are
 
     def __init__(self, codes: int, width: int, decay: float):
         super().__init__()
@@ -259,7 +262,8 @@ class VQVAE(Model):
         """Put the words where the vectors of some images are."""
         x = pixels(self, images)
         self.variance.copy_(x.var())
-        self.codebook.place(self.encoder(x).to(self.dtype).permute(0, 2, 3, 1).flatten(0, 2))
+        if not self.codebook.started:
+            self.codebook.place(self.encoder(x).to(self.dtype).permute(0, 2, 3, 1).flatten(0, 2))
 
     def rebuilt(self, x):
         """What becomes of x in [0, 1]: the image, what the choice cost, the words."""

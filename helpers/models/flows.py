@@ -95,7 +95,8 @@ def _log_logistic(x):
 
 
 class RealNVP(Model):
-    """RealNVP (Dinh et al. 2017) with variational dequantisation, gated networks and 1x1 convolutions.
+    """RealNVP (Dinh et al. 2017) with variational dequantisation, gated networks, 1x1 convolutions and, where `mixtures` are
+    asked for, the couplings of Flow++ (Ho et al. 2019).
 
     Images are uint8, or floats in [0, 1] that stand for the bin they fall into (k / 255 falls into bin k); their
     shape is (N, *config.image_shape). Latents are (N, D) with D = C * H * W, standard normal under the model.

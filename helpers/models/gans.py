@@ -38,7 +38,7 @@ class GANConfig:
     width: int = 32  # conv: channels at half the resolution, twice as many with each halving; mlp: units of the smallest hidden layer
     stages: int = 2  # conv: how often the sides are halved
     objective: str = "nonsaturating"  # or minimax, wgan-gp, hinge, relativistic
-    r1: float = 0.0  # weight of the zero-centred penalty at real images, and of that at made ones
+    r1: float = 0.0  # gamma of the zero-centred penalty, gamma / 2 |grad|^2, at real images, and r2 of that at made ones
     r2: float = 0.0
     adversarial: float = 1.0  # weight of that objective in the generator's loss; 0 leaves feature matching alone
     feature_matching: float = 0.0  # weight of the distance between mean features of real and made images

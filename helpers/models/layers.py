@@ -141,8 +141,8 @@ class GatedBlock(nn.Module):
 class GatedConvNet(nn.Module):
     """3x3 convolution, gated residual blocks, 3x3 convolution: (N, in, H, W) to (N, out, H, W).
 
-    Its last layer starts at zero, so that a coupling that uses it starts as the identity (Kingma & Dhariwal 2018,
-    section 3.3).
+    Its last layer starts at zero, so that a coupling that uses it starts alike for all it looks at: an affine one as the identity
+    (Kingma & Dhariwal 2018, section 3.3), a mixture coupling as one fixed curve.
     """
 
     def __init__(self, in_channels, out_channels, width=32, blocks=2):

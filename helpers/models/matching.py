@@ -100,6 +100,8 @@ def solve(velocity, x, steps: int, start: float = 0.0, end: float = 1.0, solver:
     The last step to time 1 is Euler's (Karras et al. 2022, algorithm 1): at 1 no noise is left to be seen, so the velocity
     there is that of no noise at all, and half of what the step should take away would stay. look_at_1: let Heun look there.
     """
+    if steps < 1:
+        raise UserError(f"{steps} steps from noise to image were asked for: take at least 1.")
     dt, points = (end - start) / steps, [x]
     for i in range(steps):
         step = euler if i == steps - 1 and end == 1 and not look_at_1 else SOLVERS[solver]
@@ -225,7 +227,8 @@ class FlowMatching(Model):
     """A velocity between noise and images, trained by flow matching.
 
     Images are uint8, or floats in [0, 1] that stand for the bin they fall into; inside they lie in [-1, 1]. Latents (N, D) with
-    D = C * H * W are the noise itself: encode and decode follow the same paths both ways, as exactly as the steps are small.
+    D = C * H * W are the noise itself: encode and decode follow the same paths both ways, as exactly as the steps are small
+    (with a label: at guidance 0, which is what encode takes; decode takes the configuration's unless it is told).
     With config.classes labels (N,) may be given; None is the velocity without one, of all classes together.
     Raises UserError where images, labels, counts or settings are not what they should be.
     """
@@ -241,6 +244,10 @@ class FlowMatching(Model):
         for name, allowed in {"times": ("logit-normal", "uniform"), "pairing": ("random", "optimal")}.items():
             if getattr(config, name) not in allowed:
                 raise UserError(f"There are no {name} {getattr(config, name)!r}: take one of {', '.join(allowed)}.")
+        if config.pairing == "optimal" and config.classes:
+            raise UserError("Optimal pairing was asked for with labels: it would send each class noise of its own, and none is drawn so; leave one.")
+        if config.steps < 1:
+            raise UserError(f"{config.steps} steps from noise to image were asked for: take at least 1.")
         if any(size % 8 for size in config.width):
             raise UserError(f"Widths of {config.width} were given: their channels are normalised in 8 groups, so take multiples of 8.")
         self.velocity = Velocity(config)
@@ -295,7 +302,7 @@ class FlowMatching(Model):
     def encode(self, images, labels=None, steps: int | None = None) -> torch.Tensor:
         """The noise (N, D) that images come from: the path back, from the middle of each bin."""
         data = self._data(images, noise=0.5)
-        return solve(self.field(labels, len(data), 0.0), data, steps or self.config.steps, 1.0, 0.0)[-1].flatten(1)
+        return solve(self.field(labels, len(data), 0.0), data, self.config.steps if steps is None else steps, 1.0, 0.0)[-1].flatten(1)
 
     @torch.no_grad()
     def decode(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, **how) -> torch.Tensor:
@@ -307,7 +314,7 @@ class FlowMatching(Model):
         """What `decode` passes through, from noise to image, each (N, C, H, W) in [0, 1]."""
         check_latents(latents, self.latent_dim)
         noise = latents.view(-1, *self.config.image_shape)
-        points = solve(self.field(labels, len(noise), guidance), noise, steps or self.config.steps, **how)
+        points = solve(self.field(labels, len(noise), guidance), noise, self.config.steps if steps is None else steps, **how)
         return [((x + 1) / 2).clamp(0, 1) for x in points]
 
     def log_prob(self, images, labels=None, samples: int = 1, steps: int = 50) -> torch.Tensor:
@@ -315,6 +322,8 @@ class FlowMatching(Model):
 
         samples: of noise and probe together; the estimate is their mean, and unbiased but for the size of the steps.
         """
+        if samples < 1:
+            raise UserError(f"{samples} samples of noise and probe were asked for: ask for at least 1.")
         size = at_once(images.device)
         found = []
         for i in range(0, len(images), size):

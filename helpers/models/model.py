@@ -36,7 +36,7 @@ class Model(nn.Module):
     free: ClassVar[bool] = False  # of labels: where it takes them, they may be left out
     passes: ClassVar[int] = 1  # of its networks, to draw an image
     watched: ClassVar[tuple[str, ...]] = ("loss",)  # the terms that people watch, of training and of validation
-    halves: ClassVar[bool] = False  # it learns as well where its networks run in float16 with scaled gradients: tests/test_training.py
+    halves: ClassVar[bool] = False  # it learns as well where its networks run in float16 with scaled gradients: tests/test_devices.py
     uneven: ClassVar[bool] = False  # a step of its training costs more at one time than at another
     step: int = 0  # of the training: the loop sets it, for what a loss schedules
 

@@ -1,4 +1,6 @@
-"""Training: devices.py, the loop in loop.py, what is looked at meanwhile in reports.py, checkpoints.py, several processes in team.py."""
+"""Training: devices.py, the loop in loop.py, what is looked at meanwhile in reports.py, checkpoints.py, several processes in team.py, an optimizer
+in muon.py.
+"""
 
 from helpers.training.checkpoints import Checkpoint, aside, claimed, write_atomically, write_json
 from helpers.training.devices import compiled, count_parameters, device_name, pick_device, pick_precision

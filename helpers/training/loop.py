@@ -22,7 +22,7 @@ from helpers.training.team import Team
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train, whatever the model: linear warm-up of the learning rate, then cosine decay to 0 over all the epochs."""
+    """How to train, whatever the model: the learning rate falls along a cosine to 0, and rises in a line over the first steps."""
 
     epochs: int = 1
     minutes: float | None = None  # end after so many instead, on whatever machine: a few steps are measured, and the schedule is made to fit
@@ -245,6 +245,7 @@ def train_step(run: Run, images, labels) -> dict[str, torch.Tensor]:
         state.scaler.step(optimizer)
         terms |= {f"{player.name}_{name}".lstrip("_"): term.detach() for name, term in found.items()}
     state.scaler.update()
+    run.team.average_buffers(run.model)
     if state.average:
         state.average.update_parameters(run.model.averaged_part())
     state.step += 1

@@ -39,6 +39,9 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self):
+        overflow = getattr(self, "found_inf", None)  # of a fused AdamW the scaler of float16 leaves it to the step itself to look at it
+        if overflow is not None and overflow.item():
+            return None
         group, alike = self.param_groups[1], {}
         for weight in group["params"]:
             if weight.grad is not None:

@@ -51,6 +51,15 @@ class Team:
             for gradient, mean in zip(gradients, whole.split([gradient.numel() for gradient in gradients]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
 
+    def average_buffers(self, network) -> None:
+        """Give every process the mean of what runs along with the training: batch norm's statistics, a codebook's words."""
+        if self.size > 1:
+            buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+            if buffers:
+                whole = self.average(torch.cat([buffer.flatten() for buffer in buffers]))
+                for buffer, mean in zip(buffers, whole.split([buffer.numel() for buffer in buffers]), strict=True):
+                    buffer.copy_(mean.view_as(buffer))
+
     def own_noise(self, seed: int, step: int) -> None:
         """Let every process but the first draw random numbers of its own from here on."""
         if not self.first:
