@@ -25,10 +25,16 @@ def describe(metrics) -> str:
 
 def train(args):
     profile = recipes.pick_profile(args.profile)
-    changes = {"epochs": args.epochs, "train_images": args.images, "batch_size": args.batch_size, "minutes": args.minutes}
+    changes = {
+        "epochs": args.epochs,
+        "train_images": args.images,
+        "batch_size": args.batch_size,
+        "minutes": args.minutes,
+        "learning_rate": args.learning_rate,
+    }
     changes = {name: value for name, value in changes.items() if value is not None}
     for name, value in changes.items():
-        if name == "minutes":  # the loop looks at them
+        if name in ("minutes", "learning_rate"):  # the loop looks at them
             continue
         least = 2 if name == "train_images" else 1  # one image has no spread to start from
         if value < least:
@@ -279,6 +285,7 @@ def train_options(command) -> None:
     command.add_argument("--minutes", type=float, help="end after so many instead: the schedule is made to fit what a step takes here")
     command.add_argument("--images", type=int, help="how many training images, instead of the profile's")
     command.add_argument("--batch-size", type=int, help="instead of the profile's: lower it where the memory does not suffice")
+    command.add_argument("--learning-rate", type=float, help="instead of the profile's: a smaller one to go on from trained weights")
     command.add_argument(
         "--set",
         nargs="+",

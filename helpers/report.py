@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from helpers import UserError, data, experiments, weights
+from helpers import UserError, data, experiments, speedrun, weights
 from helpers.measures.disentanglement import CARRIES, gap_ceiling
 from helpers.recipes import RECIPES
 from helpers.training import write_atomically
@@ -218,6 +218,19 @@ def models(dataset: str) -> str:
         distance = f"{number(floor['frechet_floor'])} ({number(floor['frechet_floor_low'], 3)} to {number(floor['frechet_floor_high'], 3)})"
         lines.append(["real training images", "", distance, *values, *[""] * 5])
     return rows(["", "likelihood", *COLUMNS, "parameters", "training", "samples/s"], lines)
+
+
+def against_the_clock() -> str:
+    """The goals of the speedrun: what each seed reached, in which time; a goal that no recipe has met has no record and says so."""
+    met, lines = json.loads((weights.RESULTS / "speedrun.json").read_text())["goals"], []
+    for name, goal in speedrun.GOALS.items():
+        runs = met[name]["runs"] if name in met else []
+        reached = ", ".join(number(run["value"], 2 if run["value"] >= 10 else 3) for run in runs) or "no recipe has met it yet"
+        size = f"{runs[0]['parameters']:,}" if runs else "–"
+        lines.append([name, f"`{goal.model}`", size, f"{goal.minutes:g}", reached, ", ".join(f"{run['seconds']:.0f}" for run in runs) or "–"])
+    devices = " and ".join(sorted({run["device"] for goal in met.values() for run in goal["runs"]}))
+    header = ["goal", "model", "parameters", "minutes given", "reached, by seed", "seconds taken"]
+    return rows(header, lines) + f"\n\n`make speedrun`, on {devices}; on all test images, once, at the end."
 
 
 def render() -> str:
