@@ -12,6 +12,7 @@ import jinja2
 
 from helpers import UserError, data, experiments, speedrun, weights
 from helpers.measures.disentanglement import CARRIES, gap_ceiling
+from helpers.models.matching import FlowMatching
 from helpers.recipes import RECIPES
 from helpers.training import write_atomically
 
@@ -200,13 +201,16 @@ def likelihood(name: str, metrics, recipe) -> str:
         return f"≤ {metrics['neg_elbo']:.2f} nats, binary (ELBO)"
     solved = experiments.load("ode-likelihood")
     bits = [row["bits_per_dim"] for row in solved["rows"] if row["weights"] == name]  # the most steps are last
-    return f"{bits[-1]:.2f} bits/dim, by its equation ({solved['n']} images)" if bits else "none"
+    if bits:
+        return f"≤ {bits[-1]:.2f} bits/dim, by its equation ({solved['n']} images)"
+    return "not measured" if recipe.kind is FlowMatching else "none"
 
 
 def models(dataset: str) -> str:
-    """Every shipped generative model of a data set, nearest to real images first, and real training images as the last row."""
+    """Every shipped generative model of a data set but the β-VAEs, nearest to real images first, and real training images as the last row."""
     lines, floor = [], None
-    entries = {name: entry for name, entry in weights.shipped().items() if entry["dataset"] == dataset and "samples_per_second" in entry["metrics"]}
+    entries = {name: entry for name, entry in weights.shipped().items() if entry["dataset"] == dataset and not name.startswith("betavae-")}
+    entries = {name: entry for name, entry in entries.items() if "samples_per_second" in entry["metrics"]}
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["metrics"]["frechet_distance"]):
         found = entry["metrics"]
         values = [number(found[key], digits) if key in found else "–" for key, digits in COLUMNS.values()]

@@ -240,18 +240,25 @@ class VAE(Model):
         if samples < 1:
             raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
         x = self.observed(images)
-        mean, log_std, features = self.posterior(x)
-        total, done = torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
+        seen, total, done = self.look(x), torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
         while done < samples:
             k = min(samples - done, max(1, at_once // len(x)))
-            eps = torch.randn(k, *mean.shape, dtype=self.dtype, device=x.device)
-            base = mean + log_std.exp() * eps
-            z, more = self.bend(base.flatten(0, 1), features.repeat(k, 1))
-            log_weight = (self.log_likelihood(x.repeat(k, 1, 1, 1), z) - more).view(k, -1)
-            log_weight = log_weight + (0.5 * (eps.square() - base.square()) + log_std).sum(2)  # log p(z) - log q(z|x)
-            total = torch.logaddexp(total, log_weight.logsumexp(0))
+            total = torch.logaddexp(total, self.log_weights(x, seen, k).logsumexp(0))
             done += k
         return total - math.log(samples)
+
+    def look(self, x):
+        """What q(z|x) needs of images, once for all draws."""
+        return self.posterior(x)
+
+    def log_weights(self, x, seen, k: int) -> torch.Tensor:
+        """log p(x|z) p(z) / q(z|x) of k draws from q(z|x), (k, N)."""
+        mean, log_std, features = seen
+        eps = torch.randn(k, *mean.shape, dtype=self.dtype, device=x.device)
+        base = mean + log_std.exp() * eps
+        z, more = self.bend(base.flatten(0, 1), features.repeat(k, 1))
+        log_weight = (self.log_likelihood(x.repeat(k, 1, 1, 1), z) - more).view(k, -1)
+        return log_weight + (0.5 * (eps.square() - base.square()) + log_std).sum(2)  # log p(z) - log q(z|x)
 
 
 class TCVAE(VAE):

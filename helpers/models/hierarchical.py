@@ -229,22 +229,15 @@ class LadderVAE(VAE):
         names = ("top", "middle", "bottom")
         return terms | {f"kl_{name}": sum(kls[low:high]) for name, (low, high) in zip(names, itertools.pairwise(ends), strict=True)}
 
-    @torch.no_grad()
-    def log_prob(self, images, labels=None, samples: int = 1, at_once: int = 100) -> torch.Tensor:
-        """A lower bound on log p(x) in nats, (N,): importance sampling as a VAE's."""
-        if samples < 1:
-            raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
-        x = self.observed(images)
-        seen, total, done = self.climb(x), torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
-        while done < samples:
-            k = min(samples - done, max(1, at_once // len(x)))
-            parameters, *layers = self.inferred([part.repeat(k, 1, 1, 1) for part in seen])
-            log_weight = self.log_likelihood_of(x.repeat(k, 1, 1, 1), parameters)
-            for u, mean, log_std in zip(*layers, strict=True):  # log p(z) - log q(z|x)
-                log_weight = log_weight + (0.5 * (((u - mean) / log_std.exp()).square() - u.square()) + log_std).flatten(1).sum(1)
-            total = torch.logaddexp(total, log_weight.view(k, -1).logsumexp(0))
-            done += k
-        return total - math.log(samples)
+    def look(self, x):
+        return self.climb(x)
+
+    def log_weights(self, x, seen, k: int) -> torch.Tensor:
+        parameters, *layers = self.inferred([part.repeat(k, 1, 1, 1) for part in seen])
+        log_weight = self.log_likelihood_of(x.repeat(k, 1, 1, 1), parameters)
+        for u, mean, log_std in zip(*layers, strict=True):  # log p(z) - log q(z|x)
+            log_weight = log_weight + (0.5 * (((u - mean) / log_std.exp()).square() - u.square()) + log_std).flatten(1).sum(1)
+        return log_weight.view(k, -1)
 
     @torch.no_grad()
     def encode(self, images, draw: bool = False) -> torch.Tensor:
