@@ -394,10 +394,9 @@ def test_it_ends_about_when_it_was_asked_to(digits):
     training.fit(one, digits, config, progress=False)  # the first run warms up
     record = training.fit(one, digits, config, progress=False)
     assert 1.5 < record["seconds"] < 6
-    with pytest.raises(UserError, match="-1 minutes"):
-        training.fit(one, digits, replace(config, minutes=-1), progress=False)
-    with pytest.raises(UserError, match="learning rate of -1"):
-        training.fit(one, digits, replace(config, learning_rate=-1.0), progress=False)
+    for asked, said in (({"minutes": -1}, "-1 minutes"), ({"learning_rate": -1.0}, "learning rate of -1")):
+        with pytest.raises(UserError, match=said):
+            training.fit(one, digits, replace(config, **asked), progress=False)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 minutes"), (12_600, "3.5 hours")])

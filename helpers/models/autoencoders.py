@@ -240,14 +240,14 @@ class VAE(Model):
         if samples < 1:
             raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
         x = self.observed(images)
-        seen, total, done = self.look(x), torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
+        seen, total, done = self.recognise(x), torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
         while done < samples:
             k = min(samples - done, max(1, at_once // len(x)))
             total = torch.logaddexp(total, self.log_weights(x, seen, k).logsumexp(0))
             done += k
         return total - math.log(samples)
 
-    def look(self, x):
+    def recognise(self, x):
         """What q(z|x) needs of images, once for all draws."""
         return self.posterior(x)
 

@@ -229,7 +229,7 @@ class LadderVAE(VAE):
         names = ("top", "middle", "bottom")
         return terms | {f"kl_{name}": sum(kls[low:high]) for name, (low, high) in zip(names, itertools.pairwise(ends), strict=True)}
 
-    def look(self, x):
+    def recognise(self, x):
         return self.climb(x)
 
     def log_weights(self, x, seen, k: int) -> torch.Tensor:

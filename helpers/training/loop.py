@@ -137,8 +137,8 @@ class Run:
         normed = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules())
         if config.minutes is not None and not 0 < config.minutes < math.inf:
             raise UserError(f"A training of {config.minutes} minutes was asked for: ask for more than 0.")
-        if not 0 < config.learning_rate < math.inf:
-            raise UserError(f"A learning rate of {config.learning_rate} was asked for: take a number above 0.")
+        if not 0 <= config.learning_rate < math.inf:
+            raise UserError(f"A learning rate of {config.learning_rate} was asked for: take a number from 0 up.")
         if normed and self.mine.stop - self.mine.start < 2:
             raise UserError("A batch of 1 image was given to batch norm, which needs the spread of several: give each process at least 2.")
         if model.labelled:
