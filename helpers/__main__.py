@@ -351,7 +351,7 @@ def parser():
     command.add_argument("--out", default="page.html", metavar="FILE.html")
     command.set_defaults(call=page)
 
-    command = commands.add_parser("speedrun", help="train to fixed goals, three seeds each, against the clock (100 minutes on 2 cores)")
+    command = commands.add_parser("speedrun", help="train to fixed goals, three seeds each, against the clock (110 minutes on 2 cores)")
     command.add_argument("goal", nargs="?", help="one of them (default: all)")
     command.set_defaults(call=speedrun)
 
