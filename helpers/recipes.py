@@ -78,18 +78,18 @@ FVAES = Recipe(
     (VAES.quick[0] | FLOWS, VAES.quick[1]),
     (VAES.full[0] | FLOWS | {"couplings": 6, "flow_width": 96, "features": 48}, VAES.full[1]),
 )
+STEADY = TrainConfig(batch_size=128, learning_rate=4e-3, optimizer="muon")
 LADDERS = Recipe(
     LadderVAE,
     ({"layers": (1, 1, 1), "latents": (4, 2, 1), "width": 8}, SMOKE),
-    ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, average=0.99, reports_per_epoch=2)),
-    ({"width": 64}, TrainConfig(epochs=100, batch_size=128, learning_rate=2e-3, average=0.999)),
+    ({"width": 16}, replace(STEADY, epochs=3, average=0.99, reports_per_epoch=2)),
+    ({}, replace(STEADY, epochs=64, average=0.999)),
 )
-WRITING = TrainConfig(batch_size=128, learning_rate=4e-3, optimizer="muon")
 CODEBOOK = Recipe(
     VQVAE,
     ({"width": 8, "codes": 16, "code_width": 4, "prior_width": 16, "prior_layers": 1, "prior_heads": 2}, replace(SMOKE, optimizer="muon")),
-    ({"width": 16}, TrainConfig(epochs=3, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.99, reports_per_epoch=2)),
-    ({"width": 48, "prior_width": 192, "prior_heads": 6}, replace(WRITING, epochs=12, average=0.999)),
+    ({"width": 16}, replace(STEADY, epochs=3, average=0.99, reports_per_epoch=2)),
+    ({"width": 48, "prior_width": 192, "prior_heads": 6}, replace(STEADY, epochs=12, average=0.999)),
 )
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(

@@ -8,7 +8,7 @@ from conftest import stir
 from torch.distributions import Normal, kl_divergence
 
 from helpers import UserError, measures, recipes, training
-from helpers.models.hierarchical import LadderConfig, LadderVAE
+from helpers.models.hierarchical import LEVELS, LadderConfig, LadderVAE
 
 SMALL = {"image_shape": (1, 8, 8), "layers": (1, 1, 2), "latents": (3, 2, 1), "width": 8}
 IMAGES = 255 * torch.randint(0, 2, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))  # binary already
@@ -58,6 +58,22 @@ def test_the_kl_is_that_of_the_layers_gaussians_each_given_the_draws_above():
             h, i = rung(h, drawn[i]), i + 1
     torch.testing.assert_close(terms["kl"], total, rtol=1e-5, atol=1e-5)
     assert terms["kl"] > 1 and terms["kl"].item() == pytest.approx(sum(terms[f"kl_{name}"].item() for name in ("top", "middle", "bottom")))
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + terms["kl"])
+
+
+def test_the_kl_is_told_by_size_and_a_size_may_have_no_latents():
+    for layers, empty in (((1, 1, 2), ()), ((1, 2, 0), ("kl_bottom",)), ((1, 0, 0), ("kl_middle", "kl_bottom"))):
+        found = measures.elbo(tiny(layers=layers), IMAGES)
+        by_size = [found[f"kl_{name}"] for name in LEVELS]
+        assert sum(by_size) == pytest.approx(found["kl"]) and found["kl"] + found["reconstruction"] == pytest.approx(found["neg_elbo"])
+        assert all((found[f"kl_{name}"] == 0) == (f"kl_{name}" in empty) for name in LEVELS)
+
+
+def test_free_nats_are_free_in_training_layer_by_layer():
+    model = tiny(free_bits=1e3)  # more than any of the four layers needs
+    terms = model.train().loss(IMAGES)
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 4e3)
+    terms = model.eval().loss(IMAGES)
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + terms["kl"])
 
 

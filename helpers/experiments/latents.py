@@ -8,7 +8,7 @@ import torch
 from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.autoencoders import VAE, TCVAEConfig, VAEConfig
-from helpers.models.hierarchical import FVAE, FVAEConfig
+from helpers.models.hierarchical import FVAE, FVAEConfig, LadderConfig
 from helpers.training import TrainConfig
 
 BETAS = (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -46,7 +46,18 @@ def sprites() -> dict[str, Row]:
     return {label: Row(config, train, "sprites", measure=("factors",)) for label, config in configs.items()}
 
 
+def levels() -> dict[str, Row]:
+    """Latents in layers: which sizes there are, and how the KL comes in; networks, data order and epochs are the same in all rows."""
+    train = TrainConfig(epochs=6, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.99, train_images=20_000)
+    config, steps = LadderConfig(width=16), 6 * 20_000 // 128
+    ways = {"top alone": {"layers": (1, 0, 0)}, "top and middle": {"layers": (1, 2, 0)}, "all three": {}}
+    ways |= {"all three, 3 nats free a layer": {"free_bits": 3.0}}
+    ways |= {"all three, weight rises": {"schedule": "linear", "schedule_steps": steps // 2}}
+    return {way: Row(replace(config, **change), train, measure=()) for way, change in ways.items()}
+
+
 EXPERIMENTS = {
+    "levels": (levels, SEEDS),
     "fvae": (flows_on_latents, SEEDS),
     "betas": (betas, SEEDS),
     "sprites": (sprites, SEEDS),

@@ -50,12 +50,13 @@ def class_log_probs(model, images, progress: bool = False) -> torch.Tensor:
 
 @torch.no_grad()
 def elbo(model, images, seed: int = 0) -> dict[str, float]:
-    """Negative ELBO of a VAE and its two parts, in nats an image, whatever β it was trained with; one z an image."""
-    totals = {"reconstruction": 0.0, "kl": 0.0}
+    """Negative ELBO of a VAE and its two parts, in nats an image, whatever β it was trained with; one z an image. Of a ladder the KL by size too."""
+    totals = {}
     with aside(seed, model):
         for part in images.split(1_000):
-            terms = model.loss(part)
-            totals = {name: total + terms[name].item() * len(part) / len(images) for name, total in totals.items()}
+            for name, term in model.loss(part).items():
+                if name == "reconstruction" or name.startswith("kl"):
+                    totals[name] = totals.get(name, 0.0) + term.item() * len(part) / len(images)
     return {"neg_elbo": totals["reconstruction"] + totals["kl"]} | totals
 
 

@@ -14,6 +14,7 @@ from helpers.models.layers import ELU, GatedBlock, check_latents, pixels
 from helpers.models.model import Model
 
 PLACES = ("posterior", "prior", "both")
+LEVELS = ("top", "middle", "bottom")
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class LadderConfig:
     """Latents of three sizes: one for the whole picture, maps at a quarter and at a half of its sides."""
 
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; both sides divisible by 4
-    layers: tuple[int, int, int] = (1, 2, 2)  # of latents at each size, from the top
-    latents: tuple[int, int, int] = (32, 4, 2)  # channels of each of them
+    layers: tuple[int, int, int] = (1, 2, 1)  # of latents at each size, from the top
+    latents: tuple[int, int, int] = (32, 4, 1)  # channels of each of them
     width: int = 32  # channels of the networks at a half of the sides, twice as many above
     blocks: int = 1  # gated residual blocks after each layer of latents, and at each size on the way up
     likelihood: str = "bernoulli"  # as a VAE's
@@ -107,10 +108,10 @@ class Rung(nn.Module):
     2020, equation 2). So the KL of a layer is a plain VAE's.
     """
 
-    def __init__(self, channels: int, latents: int, blocks: int):
+    def __init__(self, channels: int, latents: int, blocks: int, kernel: int):
         super().__init__()
         self.expect = nn.Conv2d(channels, 2 * latents, 1)
-        self.infer = nn.Sequential(nn.Conv2d(2 * channels, channels, 3, padding=1), ELU(), nn.Conv2d(channels, 2 * latents, 1))
+        self.infer = nn.Sequential(nn.Conv2d(2 * channels, channels, kernel, padding=kernel // 2), ELU(), nn.Conv2d(channels, 2 * latents, 1))
         for last in (self.expect, self.infer[-1]):  # at the start every layer expects N(0, I), and every image is what is expected
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -156,7 +157,7 @@ class LadderVAE(VAE):
         self.start = nn.Parameter(torch.zeros(1, 2 * width, 1, 1))
         wide = (2 * width, 2 * width, width)
         self.rungs = nn.ModuleList(
-            nn.ModuleList(Rung(wide[i], config.latents[i], blocks if i else 0) for _ in range(config.layers[i])) for i in range(3)
+            nn.ModuleList(Rung(wide[i], config.latents[i], blocks if i else 0, 3 if i else 1) for _ in range(config.layers[i])) for i in range(3)
         )
         self.grow = nn.ModuleList(
             [
@@ -225,9 +226,9 @@ class LadderVAE(VAE):
         paid = sum(kl.clamp(min=self.config.free_bits) for kl in kls) if self.training else sum(kls)
         weight = kl_weight(self.step, self.config.schedule, self.config.schedule_steps) if self.training else 1.0
         terms = {"loss": reconstruction + weight * self.config.beta * paid, "reconstruction": reconstruction, "kl": sum(kls)}
-        ends = list(itertools.accumulate(self.config.layers, initial=0))
-        names = ("top", "middle", "bottom")
-        return terms | {f"kl_{name}": sum(kls[low:high]) for name, (low, high) in zip(names, itertools.pairwise(ends), strict=True)}
+        spans = itertools.pairwise(itertools.accumulate(self.config.layers, initial=0))
+        nothing = torch.zeros_like(terms["kl"])  # of a size without latents
+        return terms | {f"kl_{name}": sum(kls[low:high], nothing) for name, (low, high) in zip(LEVELS, spans, strict=True)}
 
     def recognise(self, x):
         return self.climb(x)
