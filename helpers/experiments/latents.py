@@ -47,13 +47,14 @@ def sprites() -> dict[str, Row]:
 
 
 def levels() -> dict[str, Row]:
-    """Latents in layers: which sizes there are, and how the KL comes in; networks, data order and epochs are the same in all rows."""
+    """Latents in layers: which sizes there are, how the KL comes in, and the optimizer; data order and epochs are the same in all rows."""
     train = TrainConfig(epochs=6, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.99, train_images=20_000)
     config, steps = LadderConfig(width=16), 6 * 20_000 // 128
     ways = {"top alone": {"layers": (1, 0, 0)}, "top and middle": {"layers": (1, 2, 0)}, "all three": {}}
     ways |= {"all three, 3 nats free a layer": {"free_bits": 3.0}}
     ways |= {"all three, weight rises": {"schedule": "linear", "schedule_steps": steps // 2}}
-    return {way: Row(replace(config, **change), train, measure=()) for way, change in ways.items()}
+    rows = {way: Row(replace(config, **change), train, measure=()) for way, change in ways.items()}
+    return rows | {"all three, AdamW": Row(config, replace(train, optimizer="adamw"), measure=())}
 
 
 EXPERIMENTS = {
