@@ -86,12 +86,6 @@ def each(name: str, label: str, key: str, digits: int = 2) -> str:
     return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
-def span(name: str, labels: list[str], key: str, digits: int = 2) -> str:
-    """The least and the most that a metric comes to in any seed of some rows: "3 to 6"."""
-    found = [row["metrics"][key] for row in experiments.load(name)["rows"] if row["label"] in labels]
-    return f"{number(min(found), digits)} to {number(max(found), digits)}"
-
-
 def shared(name: str, quantity: str, but: str) -> str:
     """In how many runs, of the rows but one, a second latent that carries something explains more than half as much as the first: "4 of 18"."""
     runs = []
