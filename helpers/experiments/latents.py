@@ -54,7 +54,9 @@ def levels() -> dict[str, Row]:
     ways |= {"all three, 3 nats free a layer": {"free_bits": 3.0}}
     ways |= {"all three, weight rises": {"schedule": "linear", "schedule_steps": steps // 2}}
     rows = {way: Row(replace(config, **change), train, measure=()) for way, change in ways.items()}
-    return rows | {"all three, AdamW": Row(config, replace(train, optimizer="adamw"), measure=())}
+    adamw = replace(train, optimizer="adamw")
+    rows["all three, AdamW"] = Row(config, adamw, measure=())
+    return rows | {"all three, AdamW, 3 nats free a layer": Row(replace(config, free_bits=3.0), adamw, measure=())}
 
 
 EXPERIMENTS = {
