@@ -47,6 +47,12 @@ def minutes_of(name: str) -> str:
     return f"{weights.record(name)['seconds'] / 60:.0f} minutes"
 
 
+def quick(model: str) -> str:
+    """What the quick profile of a VAE reaches on MNIST: "98.9 in 1.3 minutes"."""
+    record = weights.record(f"{model}-mnist-quick")
+    return f"{number(record['metrics']['neg_elbo'], 1)} in {record['seconds'] / 60:.1f} minutes"
+
+
 def ratio(name: str, key: str, other: str, other_key: str | None = None, digits: int = 1) -> str:
     found = weights.shipped()
     return f"{found[name]['metrics'][key] / found[other]['metrics'][other_key or key]:.{digits}f}"
