@@ -163,16 +163,15 @@ def test_every_slider_of(name, lab, page):
             ends = [float(handle.get_attribute(f"aria-value{end}")) for end in ("now", "max")]
             there, back = ("ArrowLeft", "ArrowRight") if ends[0] >= ends[1] else ("ArrowRight", "ArrowLeft")
             first = picture.evaluate(WATCH)
-            handle.focus()
-            page.keyboard.press(there)
+            handle.press(there)  # which focuses it first, each time: the notebook may have taken the focus meanwhile
             try:
                 page.wait_for_function("window.seen.waited !== null", timeout=2_000)
             except playwright.TimeoutError:  # some sliders do nothing where another stands at 0: the class to go towards, not having gone
-                page.keyboard.press(back)
+                handle.press(back)
                 page.evaluate("window.seen.stop = true")
                 continue
             waits.append(page.evaluate("window.seen.waited"))
-            page.keyboard.press(back)
+            handle.press(back)
             page.wait_for_function(FIRST_AGAIN, arg=[first, 0], timeout=10_000)
             waits.append(page.evaluate("window.seen.waited"))
             moved += 1
