@@ -86,12 +86,12 @@ def lasting() -> dict[str, Row]:
 
 
 EXPERIMENTS = {
-    "lasting": (lasting, SEEDS),
     "ae-sizes": (sizes, SEEDS),
     "vae-grey": (fully_connected, SEEDS),
     "kl-schedules": (schedules, SEEDS),
     "strong-decoder": (strong_decoder, SEEDS[:2]),
     "bounds": (bounds, SEEDS),
+    "lasting": (lasting, SEEDS),
 }
 
 

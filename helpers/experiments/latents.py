@@ -60,10 +60,10 @@ def levels() -> dict[str, Row]:
 
 
 EXPERIMENTS = {
-    "levels": (levels, SEEDS),
     "fvae": (flows_on_latents, SEEDS),
     "betas": (betas, SEEDS),
     "sprites": (sprites, SEEDS),
+    "levels": (levels, SEEDS),
 }
 
 

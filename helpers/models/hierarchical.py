@@ -92,7 +92,7 @@ class LadderConfig:
     layers: tuple[int, int, int] = (1, 2, 1)  # of latents at each size, from the top
     latents: tuple[int, int, int] = (32, 4, 1)  # channels of each of them
     width: int = 32  # channels of the networks at a half of the sides, twice as many above
-    blocks: int = 1  # gated residual blocks after each layer of latents, and at each size on the way up
+    blocks: int = 1  # gated residual blocks after each layer of latents below the top, and on the way up at each size with neighbours
     likelihood: str = "bernoulli"  # as a VAE's
     beta: float = 1.0
     schedule: str = "constant"
@@ -156,7 +156,7 @@ class LadderVAE(VAE):
         )
         self.start = nn.Parameter(torch.zeros(1, 2 * width, 1, 1))
         wide = (2 * width, 2 * width, width)
-        self.rungs = nn.ModuleList(
+        self.rungs = nn.ModuleList(  # at the top there are no neighbours to look at, and no blocks: as in a plain VAE what follows is linear
             nn.ModuleList(Rung(wide[i], config.latents[i], blocks if i else 0, 3 if i else 1) for _ in range(config.layers[i])) for i in range(3)
         )
         self.grow = nn.ModuleList(
