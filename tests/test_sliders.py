@@ -16,7 +16,7 @@ from helpers.models.gans import GAN, GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.models.hierarchical import FVAE, FVAEConfig
 from helpers.models.matching import FlowMatching, MatchingConfig
-from helpers.show import sliders
+from helpers.show import explorer, sliders
 
 HALVES = {"early": slice(32), "late": slice(32, None)}
 CURVE = {"β = 1": (20.0, 80.0), "β = 4": (8.0, 110.0)}
@@ -117,16 +117,27 @@ def test_moving_a_slider_leaves_the_random_numbers_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_view_has_a_picture_beside_it(monkeypatch):
+def test_the_view_has_its_states_beside_it(monkeypatch):
     shown = []
-    monkeypatch.setattr(sliders, "display", lambda bundle, raw: shown.append(bundle))
-    explorer = sliders.temperature(tiny_flow(), n=2)
-    explorer.show()
-    assert set(shown[0]) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
-    static = Image.open(io.BytesIO(base64.b64decode(shown[0]["image/png"])))  # the caption stands above the picture
-    assert static.width == explorer.image.width and static.height > explorer.image.height
-    assert static.crop((0, static.height - explorer.image.height, *static.size)).tobytes() == explorer.image.convert("RGB").tobytes()
-    assert shown[0]["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.box.model_id
+    monkeypatch.setattr(explorer, "display", lambda bundle, raw, metadata: shown.append((bundle, metadata)))
+    temperature = sliders.temperature(tiny_flow(), n=2)
+    temperature.show(count=5)
+    (bundle, metadata), pages = shown[0], temperature.states("temperature", 5)
+    assert set(bundle) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
+    assert [caption.split(" (")[0][-4:] for caption, _ in pages] == ["0.00", "0.30", "0.60", "0.90", "1.20"]
+    sheet = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("RGB")
+    last = pages[-1][1].convert("RGB")  # each under its caption: the last picture ends the sheet
+    assert sheet.crop((0, sheet.height - last.height, last.width, sheet.height)).tobytes() == last.tobytes()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == temperature.box.model_id
+    assert "5 states of the slider temperature" in metadata["image/png"]["alt"]
+    assert temperature.controls["temperature"].value == 0.8
+
+
+def test_states_go_over_what_there_is():
+    two = sliders.flipbook({f"page {i}": sliders.plots.grid(torch.rand(1, 1, 8, 8)) for i in range(2)})
+    assert [caption for caption, _ in two.states("step", 9)] == ["page 0", "page 1"]
+    named = sliders.chosen(tiny_flow(classes=10).eval(), data.FASHION, n=2)
+    assert [caption.split(" of ")[1].split(" at")[0] for caption, _ in named.states("class", 3)] == [data.FASHION[i] for i in (0, 4, 9)]
 
 
 def test_slerp_keeps_to_the_arc():

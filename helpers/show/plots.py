@@ -49,6 +49,16 @@ def grid(images, columns: int | None = None, scale: int = SCALE) -> Image.Image:
     return Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
 
 
+def labelled(images, names: list[str], scale: int = SCALE) -> Image.Image:
+    """Images (N, C, H, W) in a row, each under its name (of up to two lines), as one PIL image: fast enough for a slider."""
+    strip = grid(images, columns=len(names), scale=scale).convert("RGB")
+    canvas, width = Image.new("RGB", (strip.width, strip.height + 26), "white"), images.shape[3] * scale + GAP
+    canvas.paste(strip, (0, 26))
+    for i, name in enumerate(names):
+        ImageDraw.Draw(canvas).multiline_text((i * width + width / 2, 13), name, fill="black", font=FONT, anchor="mm", align="center", spacing=1)
+    return canvas
+
+
 def shades(model, words) -> torch.Tensor:
     """The words (N, L) of a codebook as images (N, C, H, W), each a grey level over its patch; near levels say nothing of near words."""
     channels, height, width = model.config.image_shape
@@ -59,6 +69,27 @@ def shades(model, words) -> torch.Tensor:
 def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def show(picture, alt: str) -> None:
+    """Show a matplotlib figure, which is closed, or a PIL image, as a PNG of at most 256 colours. alt: what is seen, for who can't see it."""
+    if isinstance(picture, plt.Figure):
+        buffer, figure = io.BytesIO(), picture
+        figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+        plt.close(figure)
+        picture = Image.open(buffer)
+    encoded = base64.b64encode(small_png(picture)).decode()
+    display({"image/png": encoded, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def small_png(image: Image.Image) -> bytes:
+    """A PIL image as a small PNG: grey ones as they are, others in the 256 colours that are nearest."""
+    rgb = image.convert("RGB")
+    bands, buffer = rgb.split(), io.BytesIO()
+    grey = all(band.tobytes() == bands[0].tobytes() for band in bands[1:])
+    small = bands[0] if grey else rgb.quantize(256, dither=Image.Dither.NONE)
+    small.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -171,6 +202,21 @@ def beside(*pictures) -> Image.Image:
     for one in pictures:
         canvas.paste(one, (left, (height - one.height) // 2))
         left += one.width + 6
+    return canvas
+
+
+def contact_sheet(pages: list[tuple[str, Image.Image]], widest: int = 1_080) -> Image.Image:
+    """(caption, PIL image) pairs, all of one size, on one sheet: as many to a row as fit, at most three; large ones three to a row, made smaller."""
+    first = pages[0][1]
+    fit = (widest + 12) // (first.width + 12)
+    columns = min(len(pages), 3 if fit > 2 or first.width <= 2.5 * first.height else max(1, fit))
+    shrunk = min(1.0, (widest - 12 * (columns - 1)) / columns / first.width)
+    size = round(first.width * shrunk), round(first.height * shrunk)
+    made = [captioned(image.convert("RGB").resize(size, Image.Resampling.LANCZOS) if shrunk < 1 else image, caption) for caption, image in pages]
+    height = max(one.height for one in made) + 8
+    canvas = Image.new("RGB", (columns * (size[0] + 12) - 12, math.ceil(len(made) / columns) * height - 8), "white")
+    for i, one in enumerate(made):
+        canvas.paste(one, (i % columns * (size[0] + 12), i // columns * height))
     return canvas
 
 

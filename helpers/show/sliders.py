@@ -1,68 +1,18 @@
-"""Explorers: sliders that redraw one picture in place.
+"""What can be explored: each function makes an Explorer of a model, with the sliders that move through what it learned."""
 
-Moving a slider sets the bytes of a single widgets.Image of fixed size, so nothing flickers or jumps, and setting
-`.value` from a test does exactly what a hand does. Works with ipywidgets 7.7 (Colab's) and 8.
-"""
-
-import base64
 import math
 from collections.abc import Callable
 
 import ipywidgets as widgets
 import torch
-from IPython.display import display
 from PIL import Image, ImageDraw
 
 from helpers import UserError
 from helpers.models.layers import unit
 from helpers.models.matching import evaluations
 from helpers.show import plots
+from helpers.show.explorer import Explorer, choice, slider
 from helpers.training import aside
-
-
-class Explorer:
-    """Controls above one picture.
-
-    draw(model, **values) -> (PIL image, caption): called with the value of each control, after each change.
-    controls: name -> widget. Every picture must be of the size of the first.
-    """
-
-    def __init__(self, model, draw: Callable[..., tuple[Image.Image, str]], controls: dict[str, widgets.Widget]):
-        self.model, self.draw, self.controls = model, draw, controls
-        self.picture = widgets.Image(format="png")
-        self.caption = widgets.Label()
-        self.refresh()
-        size = self.image.size
-        self.picture.width, self.picture.height = size
-        self.picture.layout = widgets.Layout(width=f"{size[0]}px", height=f"{size[1]}px", object_fit="none", min_width=f"{size[0]}px")
-        self.box = widgets.VBox([*controls.values(), self.caption, self.picture])
-        for control in controls.values():
-            control.observe(self.refresh, names="value")
-
-    def refresh(self, change=None) -> None:
-        with aside():
-            self.image, caption = self.draw(self.model, **{name: control.value for name, control in self.controls.items()})
-        self.picture.value = plots.png(self.image)
-        self.caption.value = caption
-
-    def show(self) -> None:
-        """Display the widget, and for viewers that show no widgets its picture under its caption."""
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        png = base64.b64encode(plots.png(plots.captioned(self.image, self.caption.value))).decode()
-        display({"application/vnd.jupyter.widget-view+json": view, "image/png": png, "text/plain": self.caption.value}, raw=True)
-
-
-def _slider(label, value, low, high, step, kind=widgets.FloatSlider):
-    return kind(
-        value=value, min=low, max=high, step=step, description=label, style={"description_width": "110px"}, layout=widgets.Layout(width="460px")
-    )
-
-
-def _names(label, value, names):
-    """A slider over names, which shows the one it stands at; its value is that name's place."""
-    options = [(str(name), i) for i, name in enumerate(names)]
-    style, layout = {"description_width": "110px"}, widgets.Layout(width="460px")
-    return widgets.SelectionSlider(options=options, value=min(value, len(names) - 1), description=label, style=style, layout=layout)
 
 
 def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2, told: Callable | None = None) -> Explorer:
@@ -78,7 +28,7 @@ def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2, told: C
             more = "; " + told(temperature * noise, images)
         return plots.grid(images, scale=_scale(images)), f"{n} samples at temperature {temperature:.2f} (the model's own is 1.00){more}"
 
-    return Explorer(model, draw, {"temperature": _slider("temperature", min(0.8, highest), 0.0, highest, 0.05)})
+    return Explorer(model, draw, {"temperature": slider("temperature", min(0.8, highest), 0.0, highest, 0.05)})
 
 
 def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
@@ -97,8 +47,8 @@ def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
         asked = " and ".join(classes[column] for column in columns.values())
         return plots.grid(images, columns=min(n, 16 // (2 * parts)), scale=_scale(images)), f"{n} samples of {asked} at temperature {temperature:.2f}"
 
-    controls = {name: _names(name, (3, 7)[i % 2] % count, classes) for i, name in enumerate(names)}
-    return Explorer(model, draw, controls | {"temperature": _slider("temperature", 0.8, 0.0, 1.2, 0.05)})
+    controls = {name: choice(name, (3, 7)[i % 2] % count, classes) for i, name in enumerate(names)}
+    return Explorer(model, draw, controls | {"temperature": slider("temperature", 0.8, 0.0, 1.2, 0.05)})
 
 
 def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) -> Explorer:
@@ -116,10 +66,10 @@ def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) ->
         caption = f"{n} samples of {names[label]}, guidance {guidance:.2f}, {steps} steps: {asked} evaluations an image"
         return plots.grid(images, columns=8, scale=_scale(images)), caption
 
-    controls = {"label": _names("class", min(3, len(classes) - 1), names)}
-    controls["guidance"] = _slider("guidance", guidance, 0.0, 5.0, 0.25)
-    controls["steps"] = _slider("steps", 5, 1, 20, 1, widgets.IntSlider)
-    return Explorer(model, draw, controls | {"noise": _slider("noise", 0, 0, last, 1, widgets.IntSlider)})
+    controls = {"label": choice("class", min(3, len(classes) - 1), names)}
+    controls["guidance"] = slider("guidance", guidance, 0.0, 5.0, 0.25)
+    controls["steps"] = slider("steps", 5, 1, 20, 1, widgets.IntSlider)
+    return Explorer(model, draw, controls | {"noise": slider("noise", 0, 0, last, 1, widgets.IntSlider)})
 
 
 def words(model, images) -> Explorer:
@@ -137,10 +87,10 @@ def words(model, images) -> Explorer:
         return plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=2 * _scale(rebuilt)), caption
 
     other = texts[-1, rows // 2 * across + across // 2].item()  # what the last image has there
-    controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
-    controls["row"] = _slider("row", rows // 2, 0, rows - 1, 1, widgets.IntSlider)
-    controls["column"] = _slider("column", across // 2, 0, across - 1, 1, widgets.IntSlider)
-    return Explorer(model, draw, controls | {"word": _slider("word", other, 0, model.config.codes - 1, 1, widgets.IntSlider)})
+    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls["row"] = slider("row", rows // 2, 0, rows - 1, 1, widgets.IntSlider)
+    controls["column"] = slider("column", across // 2, 0, across - 1, 1, widgets.IntSlider)
+    return Explorer(model, draw, controls | {"word": slider("word", other, 0, model.config.codes - 1, 1, widgets.IntSlider)})
 
 
 def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer:
@@ -165,11 +115,11 @@ def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer
         caption = f"image {image} · rebuilt from its words · {n} times its first {kept} of {rows} rows, completed{told}, draw {draw}"
         return plots.grid(strip, columns=len(strip), scale=_scale(strip)), caption
 
-    controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
-    controls["kept"] = _slider("rows kept", rows // 3, 0, rows, 1, widgets.IntSlider)
-    controls |= {"label": _names("class", 0, classes)} if classes else {}
-    controls["temperature"] = _slider("temperature", 1.0, 0.0, 1.2, 0.05)
-    return Explorer(model, draw, controls | {"draw": _slider("draw", 0, 0, last, 1, widgets.IntSlider)})
+    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls["kept"] = slider("rows kept", rows // 3, 0, rows, 1, widgets.IntSlider)
+    controls |= {"label": choice("class", 0, classes)} if classes else {}
+    controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.05)
+    return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
 
 
 def classes_and_noise(model, classes, n: int = 8, last: int = 20) -> Explorer:
@@ -184,9 +134,9 @@ def classes_and_noise(model, classes, n: int = 8, last: int = 20) -> Explorer:
         images = model.decode(truncation * noises[noise], torch.full((n,), label, device=noises[noise].device))
         return plots.grid(images, columns=8, scale=_scale(images)), f"{n} samples of {classes[label]}, noise {noise} multiplied by {truncation:.2f}"
 
-    controls = {"label": _names("class", 3, classes)}
-    controls["noise"] = _slider("noise", 0, 0, last, 1, widgets.IntSlider)
-    return Explorer(model, draw, controls | {"truncation": _slider("truncation", 1.0, 0.0, 2.0, 0.05)})
+    controls = {"label": choice("class", 3, classes)}
+    controls["noise"] = slider("noise", 0, 0, last, 1, widgets.IntSlider)
+    return Explorer(model, draw, controls | {"truncation": slider("truncation", 1.0, 0.0, 2.0, 0.05)})
 
 
 def morph(model, classes, n: int = 6, seed: int = 0) -> Explorer:
@@ -204,8 +154,8 @@ def morph(model, classes, n: int = 6, seed: int = 0) -> Explorer:
             images, columns=n, scale=_scale(images)
         ), f"{towards:.0%} of the way from {classes[first]} to {classes[second]}; noise {noise:.0%} of its own"
 
-    controls = {name: _names(name, value, classes) for name, value in (("first", 3), ("second", 8))}
-    return Explorer(model, draw, controls | {name: _slider(name, value, 0.0, 1.0, 0.05) for name, value in (("towards", 0.5), ("noise", 0.0))})
+    controls = {name: choice(name, value, classes) for name, value in (("first", 3), ("second", 8))}
+    return Explorer(model, draw, controls | {name: slider(name, value, 0.0, 1.0, 0.05) for name, value in (("towards", 0.5), ("noise", 0.0))})
 
 
 def growth(model, n: int = 8, seed: int = 0) -> Explorer:
@@ -219,7 +169,7 @@ def growth(model, n: int = 8, seed: int = 0) -> Explorer:
         return plots.grid(images, columns=n, scale=_scale(images)), f"{resolution} pixels high, α = {alpha:.2f}: {what}"
 
     last = len(model.resolutions) - 1
-    return Explorer(model, draw, {"stage": _slider("stage", last, 0, last, 1, widgets.IntSlider), "alpha": _slider("α", 1.0, 0.0, 1.0, 0.05)})
+    return Explorer(model, draw, {"stage": slider("stage", last, 0, last, 1, widgets.IntSlider), "alpha": slider("α", 1.0, 0.0, 1.0, 0.05)})
 
 
 def between(models: dict, images) -> Explorer:
@@ -235,12 +185,12 @@ def between(models: dict, images) -> Explorer:
             a, b, centre = latents[name][first, None], latents[name][second, None], centres[name]
             strip += [*model.decode(torch.cat([(1 - position) * a + position * b, centre + slerp(a - centre, b - centre, position)])).float()]
         strip = torch.stack([*strip, pixels[second]])
-        middle = " · ".join(f"{name}: chord · arc" for name in models)
-        return plots.grid(strip, columns=len(strip), scale=_scale(strip)), f"image {first} · {middle} · image {second}, at {position:.2f}"
+        names = [f"image {first}", *(f"{name}\n{way}" for name in models for way in ("chord", "arc")), f"image {second}"]
+        return plots.labelled(strip, names, _scale(strip)), f"at {position:.2f} between image {first} and image {second}"
 
     last = len(images) - 1
-    controls = {name: _slider(name, value, 0, last, 1, widgets.IntSlider) for name, value in (("first", 0), ("second", min(1, last)))}
-    return Explorer(models, draw, controls | {"position": _slider("position", 0.5, 0.0, 1.0, 0.05)})
+    controls = {name: slider(name, value, 0, last, 1, widgets.IntSlider) for name, value in (("first", 0), ("second", min(1, last)))}
+    return Explorer(models, draw, controls | {"position": slider("position", 0.5, 0.0, 1.0, 0.05)})
 
 
 def plane(model, images, labels, classes) -> Explorer:
@@ -263,7 +213,7 @@ def plane(model, images, labels, classes) -> Explorer:
 
     # on whole steps: a browser would move a slider there by itself, and say so again and again
     axes = zip(("horizontal", "vertical"), codes.mean(0).tolist(), low, high, strict=True)
-    return Explorer(model, draw, {name: _slider(name, round(value, 1), a, b, 0.1) for name, value, a, b in axes})
+    return Explorer(model, draw, {name: slider(name, round(value, 1), a, b, 0.1) for name, value, a, b in axes})
 
 
 def flipbook(pages: dict, name: str = "step", first: int = 0) -> Explorer:
@@ -274,7 +224,7 @@ def flipbook(pages: dict, name: str = "step", first: int = 0) -> Explorer:
         caption = captions[page[name]]
         return pages[caption], caption
 
-    return Explorer(pages, draw, {name: _slider(name, first, 0, len(pages) - 1, 1, widgets.IntSlider)})
+    return Explorer(pages, draw, {name: slider(name, first, 0, len(pages) - 1, 1, widgets.IntSlider)})
 
 
 def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperature: float = 0.8, last: int = 20) -> Explorer:
@@ -291,7 +241,7 @@ def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperatu
         images = model.decode(temperature * torch.cat([noises[draws[name]][:, part] for name, part in parts.items()], dim=1))
         return plots.grid(images, columns=n, scale=_scale(images)), ", ".join(f"{name} latents of draw {i}" for name, i in draws.items())
 
-    return Explorer(model, draw, {name: _slider(f"{name} latents", 0, 0, last, 1, widgets.IntSlider) for name in parts})
+    return Explorer(model, draw, {name: slider(f"{name} latents", 0, 0, last, 1, widgets.IntSlider) for name in parts})
 
 
 BRUSH = torch.tensor([[0.35, 0.8, 0.35], [0.8, 1.0, 0.8], [0.35, 0.8, 0.35]])  # how dark each pixel of a stroke gets
@@ -324,10 +274,10 @@ def pen(model, sheets, classes, names: list[str] | None = None) -> Explorer:
         read = max(shares, key=shares.get)
         return plots.beside(paper, plots.bars(shares)), f"{names[sheet]}: {bits:.3f} bits/dim, read as {read}; the pen {pen_is} at ({across}, {down})"
 
-    controls = {"sheet": _slider("sheet", 0, 0, len(sheets) - 1, 1, widgets.IntSlider)}
-    controls |= {"across": _slider("across", width // 2, 0, width - 1, 1, widgets.IntSlider)}
-    controls |= {"down": _slider("down", height // 2, 0, height - 1, 1, widgets.IntSlider)}
-    return Explorer(model, draw, controls | {"pen": _slider("pen", 0, -1, 1, 1, widgets.IntSlider)})
+    controls = {"sheet": slider("sheet", 0, 0, len(sheets) - 1, 1, widgets.IntSlider)}
+    controls |= {"across": slider("across", width // 2, 0, width - 1, 1, widgets.IntSlider)}
+    controls |= {"down": slider("down", height // 2, 0, height - 1, 1, widgets.IntSlider)}
+    return Explorer(model, draw, controls | {"pen": slider("pen", 0, -1, 1, 1, widgets.IntSlider)})
 
 
 def _stroke(paper, across, down, pen) -> None:
@@ -354,8 +304,8 @@ def walk(model, image, directions, reach: float = 3.0) -> Explorer:
         return plots.grid(images, columns=5, scale=_scale(images)), caption
 
     controls = {
-        "direction": _slider("direction", 0, 0, len(directions) - 1, 1, widgets.IntSlider),
-        "step": _slider("step", 0.0, -reach, reach, 0.25),
+        "direction": slider("direction", 0, 0, len(directions) - 1, 1, widgets.IntSlider),
+        "step": slider("step", 0.0, -reach, reach, 0.25),
     }
     return Explorer(model, draw, controls)
 
@@ -382,8 +332,8 @@ def dimensions(model, images, order, names=None, reach: float = 3.0) -> Explorer
         far = ", ".join(f"z{k} {step:+.1f}" for k, step in zip(order, steps.values(), strict=True) if step)
         return plots.grid(strip, columns=3, scale=2 * _scale(strip)), f"test image {image} · rebuilt · moved by {far or 'nothing'}"
 
-    controls = {"image": _slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
-    controls |= {f"z{k}": _slider(f"z{k} {names.get(k, '')}".strip(), 0.0, -reach, reach, 0.25) for k in order}
+    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls |= {f"z{k}": slider(f"z{k} {names.get(k, '')}".strip(), 0.0, -reach, reach, 0.25) for k in order}
     return Explorer(model, draw, controls)
 
 
@@ -412,7 +362,7 @@ def rate_distortion(models: dict, images, points: dict, n: int = 6, seed: int = 
         _cross(canvas, *place(rate, distortion))
         return canvas, f"{label}: rate {rate:.1f}, distortion {distortion:.1f} nats · rows: test images, rebuilt, samples"
 
-    return Explorer(models, draw, {"beta": _slider("β", min(3, len(labels) - 1), 0, len(labels) - 1, 1, widgets.IntSlider)})
+    return Explorer(models, draw, {"beta": slider("β", min(3, len(labels) - 1), 0, len(labels) - 1, 1, widgets.IntSlider)})
 
 
 def _cross(canvas, x, y, colour="black") -> None:

@@ -1,0 +1,66 @@
+"""An explorer: controls above one picture that is redrawn in place.
+
+Moving a slider sets the bytes of a single widgets.Image of fixed size, so nothing flickers or jumps, and setting
+`.value` from a test does exactly what a hand does. Works with ipywidgets 7.7 (Colab's) and 8.
+"""
+
+import base64
+from collections.abc import Callable
+
+import ipywidgets as widgets
+from IPython.display import display
+from PIL import Image
+
+from helpers.show import plots
+from helpers.training import aside
+
+
+class Explorer:
+    """Controls above one picture.
+
+    draw(model, **values) -> (PIL image, caption): called with the value of each control, after each change.
+    controls: name -> widget. Every picture must be of the size of the first.
+    """
+
+    def __init__(self, model, draw: Callable[..., tuple[Image.Image, str]], controls: dict[str, widgets.Widget]):
+        self.model, self.draw, self.controls = model, draw, controls
+        self.picture = widgets.Image(format="png")
+        self.caption = widgets.Label()
+        self.refresh()
+        size = self.image.size
+        self.picture.width, self.picture.height = size
+        self.picture.layout = widgets.Layout(width=f"{size[0]}px", height=f"{size[1]}px", object_fit="none", min_width=f"{size[0]}px")
+        self.box = widgets.VBox([*controls.values(), self.caption, self.picture])
+        for control in controls.values():
+            control.observe(self.refresh, names="value")
+
+    def refresh(self, change=None) -> None:
+        with aside():
+            self.image, caption = self.draw(self.model, **{name: control.value for name, control in self.controls.items()})
+        self.picture.value = plots.png(self.image)
+        self.caption.value = caption
+
+    def states(self, along: str, count: int) -> list[tuple[str, Image.Image]]:
+        """Caption and picture at `count` values of one control, from its first to its last; the other controls stay where they are."""
+        control, values = self.controls[along], {name: control.value for name, control in self.controls.items()}
+        if isinstance(control, widgets.SelectionSlider):
+            options = [value for _, value in control.options]
+        else:
+            options = [type(control.value)(control.min + i * control.step) for i in range(round((control.max - control.min) / control.step) + 1)]
+        places = dict.fromkeys(round(i * (len(options) - 1) / max(1, count - 1)) for i in range(count))
+        found = []
+        with aside():
+            for place in places:
+                image, caption = self.draw(self.model, **values | {along: options[place]})
+                found.append((caption, image))
+        return found
+
+    def show(self, *along: str, count: int = 6) -> None:
+        """Display the widget, and for viewers that show no widgets its picture at `count` values of each control named (default: the first)."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        along = along or (next(iter(self.controls)),)
+        states = [state for name in along for state in self.states(name, count)]
+        alt = f"{len(states)} states of the slider {' and '.join(along)}: {states[0][0]} ... {states[-1][0]}"
+        png = base64.b64encode(plots.small_png(plots.contact_sheet(states))).decode()
+        shown = {"application/vnd.jupyter.widget-view+json": view, "image/png": png, "text/plain": alt}
+        display(shown, raw=True, metadata={"image/png": {"alt": alt}})
