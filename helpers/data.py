@@ -4,9 +4,11 @@ A whole data set lies in memory, on the training device if asked: no worker proc
 no float copy. Batches are drawn by index and models do their own pre-processing.
 """
 
+import gzip
 import hashlib
 import os
 import socket
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,6 +43,7 @@ IDX_MD5 = {
 }
 
 FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}
+BUNDLED = Path(__file__).resolve().parents[1] / "mnist"  # MNIST comes with the repository
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 DOWNLOAD_TIMEOUT = 30  # seconds without a byte; torchvision itself would wait for ever
 
@@ -120,7 +123,9 @@ def data_dir(root: str | os.PathLike | None = None) -> Path:
 
 
 def load(name: str, root=None, device="cpu", fallback: str | None = None, validation: int = 5_000, seed: int = 0, size: int | None = None) -> Dataset:
-    """Load a data set; download it when it is not there yet. "pairs" are pairs of MNIST's digits, "sprites" drawn here.
+    """Load a data set: MNIST out of the repository, others from the network when they are not there yet.
+
+    "pairs" are pairs of MNIST's digits, "sprites" are drawn here.
 
     name: one of NAMES, or the path of a folder of pictures, or of an .npz with arrays train_images and test_images, (N, H, W) or
     (N, H, W, C), and maybe train_labels and test_labels (N,): see helpers.own_data.
@@ -232,6 +237,8 @@ def picture_size(size: int | None = None) -> int:
 
 def _read(name, root, size=None, seed=0):
     """Four arrays (train and test, images as uint8 (N, C, H, W), labels as int64) and the names of the classes."""
+    if name == "mnist" and BUNDLED.is_dir():
+        return _read_bundled(), DIGITS
     if name in FOLDERS:
         return _read_idx(FOLDERS[name], root), CLASSES[name]
     if name == "cifar10":
@@ -250,6 +257,22 @@ def _read(name, root, size=None, seed=0):
         mend = "unpack it and give the folder" if path.suffix.lower() in PACKED else "give a folder of pictures, or an .npz"
         raise UserError(f"{path} is a file of another kind: {mend}.")
     raise UserError(f"There is no data set {name!r}: take one of {', '.join(NAMES)}, the path of a folder of pictures, or of an .npz file.")
+
+
+def _read_bundled():
+    """MNIST out of the compressed files of the repository."""
+    arrays = []
+    for file, md5 in IDX_MD5["MNIST"].items():
+        path = BUNDLED / f"{file}.gz"
+        try:
+            content = gzip.decompress(path.read_bytes())
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path} can't be read ({error}): restore it with `git checkout mnist`.") from None
+        if hashlib.md5(content).hexdigest() != md5:
+            raise UserError(f"{path} is damaged: its content is not MNIST's; restore it with `git checkout mnist`.")
+        values = np.frombuffer(content, np.uint8, offset=16 if "images" in file else 8)  # IDX: sizes stand before the values
+        arrays.append(values.reshape(-1, 1, 28, 28).copy() if "images" in file else values.astype(np.int64))
+    return arrays
 
 
 def _read_idx(folder, root):

@@ -28,7 +28,7 @@ def plain_way(config, device):
                 setattr(block, name, nn.ELU())  # the plain way takes PyTorch's own
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=False)
-    images = datasets.MNIST(data.data_dir(), transform=transforms.ToTensor())
+    images = datasets.MNIST(data.data_dir(), transform=transforms.ToTensor(), download=True)
     loader = iter(DataLoader(images, batch_size=config.batch_size, shuffle=True, drop_last=True))
 
     def step():

@@ -71,7 +71,36 @@ def test_unknown_name():
         data.load("mnits")
 
 
-# ---- files of MNIST
+# ---- MNIST, which comes with the repository
+
+
+def test_mnist_is_here_without_a_network(tmp_path, monkeypatch):
+    def none(*args, **options):
+        raise OSError("there is no network")
+
+    monkeypatch.setattr(socket, "create_connection", none)
+    monkeypatch.setattr(socket, "getaddrinfo", none)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "nothing"))
+    dataset = data.load("mnist", fallback="digits")
+    assert dataset.name == "mnist" and not (tmp_path / "nothing").exists()
+    assert [len(dataset.part(split)[0]) for split in ("train", "validation", "test")] == [55_000, 5_000, 10_000]
+    assert dataset.test_labels[:8].tolist() == [7, 2, 1, 0, 4, 1, 4, 9] and dataset.image_shape == (1, 28, 28)
+    everything = torch.cat([dataset.train_labels, dataset.validation_labels])
+    assert everything.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:-200], lambda b: gzip.compress(gzip.decompress(b)[:-1]), None], ids=["half", "other", "missing"])
+def test_a_bundled_file_that_is_damaged(tmp_path, monkeypatch, change):
+    for file in data.BUNDLED.glob("*.gz"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    file = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    file.write_bytes(change(file.read_bytes())) if change else file.unlink()
+    monkeypatch.setattr(data, "BUNDLED", tmp_path)
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte.gz .*git checkout mnist"):
+        data.load("mnist")
+
+
+# ---- files that torchvision fetches
 
 
 def write_idx(raw):
@@ -82,25 +111,25 @@ def write_idx(raw):
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + bytes(n))
 
 
-def test_files_that_are_not_mnist(tmp_path):
-    write_idx(tmp_path / "MNIST" / "raw")
-    with pytest.raises(UserError, match="train-images-idx3-ubyte is damaged or not MNIST's.*delete it"):
-        data.load("mnist", tmp_path)
+def test_files_that_are_not_what_was_published(tmp_path):
+    write_idx(tmp_path / "FashionMNIST" / "raw")
+    with pytest.raises(UserError, match="train-images-idx3-ubyte is damaged or not FashionMNIST's.*delete it"):
+        data.load("fashion", tmp_path)
 
 
 def test_genuine_files_load_and_a_flipped_bit_is_noticed(tmp_path, monkeypatch):
     tmp_path = tmp_path / "données à moi ✓"  # a folder as people have them
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    raw = tmp_path / "MNIST" / "raw"
+    raw = tmp_path / "FashionMNIST" / "raw"
     write_idx(raw)
-    monkeypatch.setitem(data.IDX_MD5, "MNIST", {f.name: data.hashlib.md5(f.read_bytes()).hexdigest() for f in raw.iterdir()})
-    assert data.load("mnist").test_images.shape == (2, 1, 28, 28)
+    monkeypatch.setitem(data.IDX_MD5, "FashionMNIST", {f.name: data.hashlib.md5(f.read_bytes()).hexdigest() for f in raw.iterdir()})
+    assert data.load("fashion").test_images.shape == (2, 1, 28, 28)
     for change in (lambda b: b[:-1], lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:]):
         file = raw / "t10k-images-idx3-ubyte"
         whole = file.read_bytes()
         file.write_bytes(change(whole))
         with pytest.raises(UserError, match="t10k-images-idx3-ubyte is damaged"):
-            data.load("mnist", tmp_path)
+            data.load("fashion", tmp_path)
         file.write_bytes(whole)
 
 
@@ -109,7 +138,7 @@ def test_genuine_files_load_and_a_flipped_bit_is_noticed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch):
-    """serve(handler) makes torchvision's MNIST address a loopback server that treats each connection with handler."""
+    """serve(handler) makes torchvision's address of Fashion-MNIST a loopback server that treats each connection with handler."""
     import threading
 
     from torchvision import datasets
@@ -131,7 +160,7 @@ def server(monkeypatch):
                 handle(connection)
 
         threading.Thread(target=loop, daemon=True).start()
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{listener.getsockname()[1]}/"])
+        monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{listener.getsockname()[1]}/"])
         monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 0.5)
         for proxy in ("http_proxy", "HTTP_PROXY"):
             monkeypatch.delenv(proxy, raising=False)
@@ -155,27 +184,27 @@ def send_half(connection):
 @pytest.mark.parametrize("handle", [lambda connection: None, refuse, send_half], ids=["hangs", "403", "half"])
 def test_a_download_that_fails(server, tmp_path, handle):
     server(handle)
-    with pytest.raises(UserError, match="MNIST is not under .* download failed .*copy the files there"):
-        data.load("mnist", tmp_path)
+    with pytest.raises(UserError, match="FashionMNIST is not under .* download failed .*copy the files there"):
+        data.load("fashion", tmp_path)
     assert socket.getdefaulttimeout() is None
 
 
 def test_the_fallback_says_so(server, tmp_path, capsys):
     server(refuse)
-    dataset = data.load("mnist", tmp_path, fallback="digits")
+    dataset = data.load("fashion", tmp_path, fallback="digits")
     assert dataset.name == "digits"
-    assert "MNIST IS NOT HERE. THIS RUN USES DIGITS INSTEAD." in capsys.readouterr().out
+    assert "FASHION IS NOT HERE. THIS RUN USES DIGITS INSTEAD." in capsys.readouterr().out
 
 
 def test_data_dir_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "file" / "data"))
     with pytest.raises(UserError, match=r"file/data and that folder can't be written.*DATA_DIR"):
-        data.load("mnist")
+        data.load("fashion")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_data_dir(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="can't be written"):
-        data.load("mnist", tmp_path)
+        data.load("fashion", tmp_path)
