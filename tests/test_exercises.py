@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import UserError, exercises
+from helpers.models import matching
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "solutions").glob("0*.py"))
@@ -38,6 +39,20 @@ def walked(count=0, late=0, size=1.0):
     return euler
 
 
+def heun(velocity, x, steps):
+    for i in range(steps):
+        t = torch.full((len(x),), i / steps)
+        here = velocity(x, t)
+        x = x + (here + velocity(x + here / steps, t + 1 / steps)) / (2 * steps)
+    return x
+
+
+def weighted(points, x, t):
+    """The mean of the lines with the weights of noises that are not scaled by the time that is left."""
+    weight = (-(x[:, None] - t[:, None, None] * points).square().sum(2) / (2 * (1 - t[:, None]))).softmax(1)
+    return (weight @ points - x) / (1 - t[:, None])
+
+
 def squared(total=torch.sum, power=2, graph=True):
     def r1(score, real):
         x = real.requires_grad_()
@@ -48,15 +63,36 @@ def squared(total=torch.sum, power=2, graph=True):
 
 
 MISTAKES = [  # of which exercise, the answer, a word of the reason
-    ("bits_per_dim", lambda nats, dims: nats / dims, "nats"),
-    ("bits_per_dim", lambda nats, dims: nats / math.log(2), "8 bits"),
-    ("bits_per_dim", lambda nats, dims: -nats / (dims * math.log(2)), "8 bits"),
-    ("bits_per_dim", lambda nats, dims: None, "nothing"),
-    ("bits_per_dim", lambda nats, dims: 8.0, "tensor"),
-    ("bits_per_dim", lambda nats: nats, "TypeError"),
-    ("guided", lambda told, untold, w: untold + w * (told - untold), "strength 0"),
-    ("guided", lambda told, untold, w: told + w * untold, "strength -1"),
-    ("guided", lambda told, untold, w: told + min(w, 0) * (told - untold), "beyond"),
+    ("bits_per_dim", lambda loss, dims: loss / (dims * math.log(2)), "knows nothing"),
+    ("bits_per_dim", lambda loss, dims: loss / dims + math.log(256), "nats"),
+    ("bits_per_dim", lambda loss, dims: 8 - loss / (dims * math.log(2)), "sure of the bin"),
+    ("bits_per_dim", lambda loss, dims: loss / math.log(2) + 8, "sure of the bin"),
+    ("bits_per_dim", lambda loss, dims: None, "nothing"),
+    ("bits_per_dim", lambda loss, dims: 8.0, "tensor"),
+    ("bits_per_dim", lambda loss: loss, "TypeError"),
+    ("bound", lambda log_p, dims, share: log_p - dims * math.log(256), "half"),
+    ("bound", lambda log_p, dims, share: log_p - dims * math.log(256 * share), "half"),
+    ("bound", lambda log_p, dims, share: log_p + dims * math.log(256 / share), "1/256"),
+    ("bound", lambda log_p, dims, share: log_p - math.log(256 / share), "1/256"),
+    ("ring", lambda x: torch.distributions.Normal(0.0, 1.5 / 2**0.5).log_prob(x).sum(1), "no hole"),
+    ("ring", lambda x: torch.distributions.Normal(1.5, 0.12).log_prob(x.norm(dim=1)), "integrates"),
+    ("ring", lambda x: SOLUTIONS["ring"](x).mean(), "shape"),
+    ("guided", lambda told, untold, w, t: untold + w * (told - untold), "strength 0"),
+    ("guided", lambda told, untold, w, t: told + w * (told - untold), "Before 0.2"),
+    ("guided", lambda told, untold, w, t: told + w * ((t > 0.2) & (t < 0.8))[:, None] * (told - untold), "Between"),
+    ("guided", lambda told, untold, w, t: told + w * ((t >= 0.2) & (t < 0.8))[:, None] * untold, "beyond"),
+    ("endpoints", lambda x, v, t: (x - t[:, None] * v, x + t[:, None] * v), "x itself"),
+    ("endpoints", lambda x, v, t: (x + (1 - t[:, None]) * v, x - t[:, None] * v), "At time 1"),
+    ("endpoints", lambda x, v, t: (x - (1 - t[:, None]) * v, x + (1 - t[:, None]) * v), "At time 0"),
+    ("midpoint", walked(), "twice a step"),
+    ("midpoint", lambda velocity, x, steps: walked()(velocity, x, 2 * steps), "2.641"),
+    ("midpoint", lambda velocity, x, steps: velocity(x, 0.0), "each row"),
+    ("midpoint", lambda velocity, x, steps: heun(velocity, x, steps), "middle"),
+    ("exact_velocity", lambda points, x, t: points.mean(0) - x, "one line"),
+    ("exact_velocity", lambda points, x, t: (points.mean(0) - x) / (1 - t[:, None]), "beside a point"),
+    ("exact_velocity", lambda points, x, t: points[torch.cdist(x, points).argmin(1)] / (1 - t[:, None]) - x / (1 - t[:, None]), "mean of all"),
+    ("exact_velocity", lambda points, x, t: matching.exact_velocity(points, x, t).abs(), "one line"),
+    ("exact_velocity", lambda points, x, t: weighted(points, x, t), "density of the noise"),
     ("coupling", undone(order=lambda z, s, t: (z - t) * (-s).exp()), "order"),
     ("coupling", undone(order=lambda z, s, t: z * s.exp() - t), "order"),
     ("coupling", undone(sign=1), "Sign"),
@@ -64,16 +100,6 @@ MISTAKES = [  # of which exercise, the answer, a word of the reason
     ("coupling", undone(seen=lambda z, mask: z), "network"),
     ("coupling", lambda z, mask, network: z, "two things"),
     ("coupling", lambda z, mask, network: (undone()(z, mask, network)[0], -network(mask * z)[0].sum(1)), "elements"),
-    ("dequantised", lambda x, u: (x / 255, torch.full((2,), -128 * math.log(256))), "lower edge"),
-    ("dequantised", lambda x, u: ((x + u / 2) / 256, torch.full((2,), -128 * math.log(256))), "upper edge"),
-    ("dequantised", lambda x, u: ((x + u) / 256, torch.zeros(2)), "factor"),
-    ("dequantised", lambda x, u: ((x + u) / 256, torch.full((2,), -math.log(256))), "factor"),
-    ("dequantised", lambda x, u: ((x + u) / 256, torch.full((2, 128), -math.log(256))), "shape"),
-    ("euler", walked(count=1), "5 times"),
-    ("euler", walked(late=1), "start of each step"),
-    ("euler", walked(size=4.0), "2.441"),
-    ("jacobian_trace", lambda v, x: torch.stack([torch.autograd.functional.jacobian(v, x[i : i + 1])[0, :, 0].sum() for i in range(5)]), "trace"),
-    ("jacobian_trace", lambda v, x: torch.stack([torch.autograd.functional.jacobian(v, x[:1])[0, :, 0].trace()] * 5), "bends"),
     ("drawn", lambda mean, log_std, noise: mean + log_std * noise, "logarithm"),
     ("drawn", lambda mean, log_std, noise: mean + (log_std / 2).exp() * noise, "logarithm"),
     ("drawn", lambda mean, log_std, noise: (mean + log_std.exp() * noise).detach(), "gradient"),
@@ -144,9 +170,19 @@ def test_a_mistake_is_told_with_its_reason(name, answer, reason, capsys):
     assert any(word in said for word in reason.split("|")), said
 
 
+def test_answers_in_double_precision_or_as_a_list_are_right_too(capsys):
+    assert exercises.check("bits_per_dim", lambda loss, dims: loss.double() / (dims * math.log(2)) + 8)
+    assert exercises.check("bound", lambda log_p, dims, share: log_p.double() - dims * math.log(256 / share))
+    assert exercises.check("coupling", lambda z, mask, network: list(SOLUTIONS["coupling"](z.double(), mask.double(), network)))
+    assert exercises.check("gaussian_kl", lambda mean, log_std: SOLUTIONS["gaussian_kl"](mean.double(), log_std.double()))
+
+
 def test_an_unknown_exercise_is_said():
     with pytest.raises(UserError, match="There is no exercise"):
         exercises.check("copuling", None)
+    with pytest.raises(UserError, match="There is no exercise"):
+        exercises.task("copuling")
+    assert "★★☆" in exercises.task("coupling")
 
 
 def test_a_guess_is_compared(capsys):

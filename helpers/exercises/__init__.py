@@ -9,17 +9,17 @@ from collections.abc import Callable
 import torch
 
 from helpers import UserError
-from helpers.exercises import flows, gans, latents, vaes  # noqa: F401 (which fill the list)
+from helpers.exercises import flows, gans, latents, matching, vaes  # noqa: F401 (which fill the list)
 from helpers.exercises.checks import EXERCISES, Wrong
+from helpers.exercises.flows import points_on_a_ring  # noqa: F401 (data of an exercise)
 
 
 def check(name: str, answer: Callable) -> bool:
     """Print whether `answer` solves the exercise `name`, and why not; True if it does. UserError for an exercise that there is not."""
-    if name not in EXERCISES:
-        raise UserError(f"There is no exercise {name!r}: take one of {', '.join(EXERCISES)}.")
+    exercise = found(name)
     try:
         torch.manual_seed(0)
-        EXERCISES[name].check(answer)
+        exercise.check(answer)
     except Wrong as wrong:
         print(f"{name}: not yet. {wrong}")
         return False
@@ -30,10 +30,22 @@ def check(name: str, answer: Callable) -> bool:
     return True
 
 
+def task(name: str) -> str:
+    """One exercise as Markdown. UserError for an exercise that there is not."""
+    one = found(name)
+    return f"**Exercise `{name}`** {'★' * one.stars}{'☆' * (3 - one.stars)}: {one.task}"
+
+
+def found(name: str):
+    if name not in EXERCISES:
+        raise UserError(f"There is no exercise {name!r}: take one of {', '.join(EXERCISES)}.")
+    return EXERCISES[name]
+
+
 def tasks(notebook: int) -> str:
     """The exercises of a notebook as Markdown, the easiest first."""
-    found = sorted(((name, one) for name, one in EXERCISES.items() if one.notebook == notebook), key=lambda pair: pair[1].stars)
-    return "\n".join(f"* {'★' * one.stars} **{name}.** {one.task}" for name, one in found)
+    own = sorted(((name, one) for name, one in EXERCISES.items() if one.notebook == notebook), key=lambda pair: pair[1].stars)
+    return "\n".join(f"* {'★' * one.stars} **{name}.** {one.task}" for name, one in own)
 
 
 def predict(what: str, guess: float | None, truth: float, within: float = 0.1) -> None:

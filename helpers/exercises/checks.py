@@ -33,7 +33,7 @@ def exercise(notebook: int, stars: int):
 
 
 def given(found, shape: tuple, what: str = "The result"):
-    """A finite tensor of that shape, or Wrong."""
+    """A finite tensor of that shape in float32, whatever it was computed in, or Wrong."""
     if found is None:
         raise Wrong("It returns nothing yet.")
     if not isinstance(found, torch.Tensor):
@@ -42,13 +42,13 @@ def given(found, shape: tuple, what: str = "The result"):
         raise Wrong(f"{what} has the shape {tuple(found.shape)}, and should have {shape}.")
     if not found.isfinite().all():
         raise Wrong(f"{what} is not finite everywhere.")
-    return found
+    return found.float()
 
 
 def two(found, shapes: tuple, names: tuple):
     if found is None:
         raise Wrong("It returns nothing yet.")
-    if not isinstance(found, tuple) or len(found) != 2:
+    if not isinstance(found, tuple | list) or len(found) != 2:
         raise Wrong(f"It should return two things: {names[0]} and {names[1]}.")
     return [given(one, shape, f"{name[0].upper()}{name[1:]}") for one, shape, name in zip(found, shapes, names, strict=True)]
 

@@ -51,7 +51,8 @@ def path(noise, data, t):
 def draw_times(n: int, kind: str, device) -> torch.Tensor:
     """n times in (0, 1), one in each n-th of the distribution, in random order: uniform, or logit-normal, sigmoid(N(0, 1)).
 
-    The second looks more often at the middle, where the regression is hardest (Esser et al. 2024, equation 19).
+    The second looks more often at the middle, where the path is decided (Esser et al. 2024, equation 19); what that is worth
+    is in the record `velocity`.
     """
     share = (torch.randperm(n, device=device) + torch.rand(n, device=device)) / n
     share = share.clamp(1e-6, 1 - 1e-6)
@@ -75,6 +76,16 @@ def matching_loss(velocity, data, t, noise=None):
     """
     x, target = path(torch.randn_like(data) if noise is None else noise, data, t)
     return F.mse_loss(velocity(x, t), target)
+
+
+def exact_velocity(points, x, t):
+    """The marginal velocity E[x_1 - x_0 | x_t = x], (N, D), of data that are the points (K, D) alone, at x (N, D) and t (N,) below 1.
+
+    The line through x to point i began at the noise (x - t x_i) / (1 - t), so that noise's density is the weight of the line.
+    """
+    t = t[:, None]
+    weight = (-(x[:, None] - t[..., None] * points).square().sum(2) / (2 * (1 - t) ** 2)).softmax(1)
+    return (weight @ points - x) / (1 - t)
 
 
 # -------------------------------------------------------------------------------------------------------- solver

@@ -1,0 +1,74 @@
+"""The exercises of notebook 05: flow matching."""
+
+import torch
+
+from helpers.exercises.checks import Wrong, exercise, given, same, two
+from helpers.models import matching
+
+
+@exercise(5, 1)
+def endpoints(answer):
+    """`f(x, v, t)`: a straight path is at x (N, D) at time t (N,), and goes on with velocity v (N, D). Return the noise where it began, at
+    time 0, and the data point where it ends, at time 1, both (N, D)."""
+    noise, data = torch.randn(2, 5, 3)
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
+    x, v = matching.path(noise, data, t)
+    began, ends = two(answer(x, v, t), ((5, 3), (5, 3)), ("the noise", "the data point"))
+    same(ends[4], data[4], "At time 1 the path is at its end: the data point should be x itself.")
+    same(began[0], noise[0], "At time 0 the path is at its start: the noise should be x itself.")
+    same(ends, data, "The data point lies a time of 1 - t ahead, at velocity v.")
+    same(began, noise, "The noise lies a time of t behind, at velocity v.")
+
+
+@exercise(5, 2)
+def midpoint(answer):
+    """`f(velocity, x, steps)`: follow velocity(x, t), x (N, D), t (N,), from time 0 to 1 in so many steps of the midpoint method: half a step
+    along the velocity here; then a whole step, from here, along the velocity found there. Return the end of the way, (N, D)."""
+    times = []
+
+    def velocity(x, t):
+        if not isinstance(t, torch.Tensor) or t.shape != x.shape[:1]:
+            raise Wrong(f"The velocity takes a time for each row, t of shape ({len(x)},), and yours was given {getattr(t, 'shape', t)}.")
+        times.append(round(t[0].item(), 4))
+        return x
+
+    found = given(answer(velocity, torch.ones(3, 2), 2), (3, 2))
+    if len(times) != 4:
+        raise Wrong(f"2 steps should ask for the velocity 4 times, twice a step, and yours asked {len(times)} times.")
+    if times != [0, 0.25, 0.5, 0.75]:
+        raise Wrong(f"2 steps should look at times 0, 0.25, 0.5 and 0.75: at the start and the middle of each. Yours looked at {times}.")
+    why = f"With a velocity of x, 2 steps should make (1 + h + h²/2)² = 2.641 of 1, with h = 1/2, and yours made {found[0, 0]:.3f}."
+    same(found, (1 + 0.5 + 0.125) ** 2, why)
+
+
+@exercise(5, 2)
+def guided(answer):
+    """`f(told, untold, w, t)`: guidance on an interval (Kynkäänniemi et al. 2024): of the velocities told the class and told nothing, (N, D), the
+    guided one of strength w where 0.2 <= t < 0.8, and elsewhere the one that was told the class; t is (N,)."""
+    told, untold = torch.randn(2, 6, 3)
+    t = torch.tensor([0.0, 0.1, 0.2, 0.5, 0.79, 0.8])
+    inside = torch.tensor([False, False, True, True, True, False])
+    same(given(answer(told, untold, 0.0, t), (6, 3)), told, "At strength 0 it should be the velocity that was told the class, at every time.")
+    found = given(answer(told, untold, 2.0, t), (6, 3))
+    same(found[~inside], told[~inside], "Before 0.2 and from 0.8 on it should be the velocity that was told the class.")
+    same(found[inside], (3 * told - 2 * untold)[inside], "Between, it should go beyond the class's velocity, away from that which was told nothing.")
+
+
+@exercise(5, 3)
+def exact_velocity(answer):
+    """`f(points, x, t)`: of data that are the points (K, D) and nothing else, the marginal velocity E[x_1 - x_0 | x_t = x], (N, D), at x (N, D)
+    and t (N,), below 1. Which noise would have led to x, on the way to point i? How likely is it?"""
+    points, x = torch.tensor([[2.0, 0.0], [-1.0, 1.0], [0.0, -3.0]]), torch.randn(6, 2)
+    zero, late, t = torch.zeros(6), torch.full((6,), 0.99), torch.linspace(0.1, 0.9, 6)
+    one = points[:1]
+    same(
+        given(answer(one, x, t), (6, 2)),
+        (one - x) / (1 - t[:, None]),
+        "With one point there is one line through x: it leads to the point in the time that is left, 1 - t.",
+        1e-4,
+    )
+    same(answer(points, x, zero).float(), points.mean(0) - x, "At time 0 no point is nearer than another: it should lead to the mean of all.", 1e-4)
+    near = 0.99 * points.repeat(2, 1)
+    same(answer(points, near, late).float(), (points.repeat(2, 1) - near) / 0.01, "Near time 1, beside a point, it should lead to that point.", 1e-2)
+    why = "Between, each point counts as much as the density of the noise that would have led from it to x: N((x - t x_i) / (1 - t); 0, I)."
+    same(given(answer(points, x, t), (6, 2)), matching.exact_velocity(points, x, t), why, 1e-4)
