@@ -61,9 +61,9 @@ def test_a_picture_is_shown_small_and_says_what_it_shows(monkeypatch):
 
 
 def test_pages_lie_on_a_sheet_in_their_order():
-    wide = plots.contact_sheet([(f"page {i}", Image.new("L", (300, 40), 100 * i)) for i in range(3)])
+    wide = plots.contact_sheet([(f"page {i}", Image.new("L", (700, 40), 100 * i)) for i in range(3)])
     tall = plots.contact_sheet([(f"page {i}", Image.new("L", (400, 300), 100 * i)) for i in range(4)])
-    assert wide.width == 300 and [wide.getpixel((5, y))[0] for y in (45, 112, wide.height - 2)] == [0, 100, 200]
+    assert wide.width == 700 and [wide.getpixel((5, y))[0] for y in (45, 105, wide.height - 2)] == [0, 100, 200]
     assert tall.width <= 1_080 and [tall.getpixel((x, tall.height // 2 - 20))[0] for x in (5, 370, 740)] == [0, 100, 200]
 
 

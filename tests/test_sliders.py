@@ -126,8 +126,9 @@ def test_the_view_has_its_states_beside_it(monkeypatch):
     assert set(bundle) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
     assert [caption.split(" (")[0][-4:] for caption, _ in pages] == ["0.00", "0.30", "0.60", "0.90", "1.20"]
     sheet = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("RGB")
-    last = pages[-1][1].convert("RGB")  # each under its caption: the last picture ends the sheet
-    assert sheet.crop((0, sheet.height - last.height, last.width, sheet.height)).tobytes() == last.tobytes()
+    last = pages[-1][1].convert("RGB")  # each under its caption, three to a row: the fifth is the second of the last row
+    left = last.width + 12
+    assert sheet.crop((left, sheet.height - last.height, left + last.width, sheet.height)).tobytes() == last.tobytes()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == temperature.box.model_id
     assert "5 states of the slider temperature" in metadata["image/png"]["alt"]
     assert temperature.controls["temperature"].value == 0.8

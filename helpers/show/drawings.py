@@ -68,7 +68,7 @@ def change_of_variables():
         curve.fill_betweenx(z[inside], -2.6, x[inside], color=KEPT, alpha=0.5, linewidth=0)
         below.fill_between(x[inside], (normal(z) * slope)[inside], color="#d94801")
         left.fill_betweenx(z[inside], normal(z[inside]), color="#08519c")
-    below.set_title("dark: the same mass. Where f is steep, p(x) is high", fontsize=9)
+    below.set_title("dark: the same mass; p(x) = p(z) × the slope of f", fontsize=9)
     return figure
 
 
@@ -131,7 +131,7 @@ def squeeze_and_split():
         cells(axis, 3.2 + 1.15 * (k % 2), 2.6 - 1.15 * (k // 2), [[PATCH[k]] * 2] * 2, 0.45, part)
     axis.text(4.2, 0.05, "4 channels, 2×2", ha="center", fontsize=9)
     arrow(axis, (5.6, 1.5), (6.4, 1.5), "couplings")
-    box(axis, 6.6, 1.75, 1.5, 0.8, "2 channels:\nlatents", LATENT, 9)
+    box(axis, 6.6, 1.75, 1.5, 0.8, "2 channels:\nlatents", NETWORK, 9)
     box(axis, 6.6, 0.5, 1.5, 0.8, "2 channels:\ngo on", "white", 9)
     arrow(axis, (8.1, 2.15), (9.6, 2.15), "done")
     arrow(axis, (8.1, 0.9), (9.6, 0.9), "squeeze again")

@@ -64,3 +64,17 @@ class Explorer:
         png = base64.b64encode(plots.small_png(plots.contact_sheet(states))).decode()
         shown = {"application/vnd.jupyter.widget-view+json": view, "image/png": png, "text/plain": alt}
         display(shown, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+STYLE, WIDTH = {"description_width": "110px"}, "460px"
+
+
+def slider(label, value, low, high, step, kind=widgets.FloatSlider):
+    return kind(value=value, min=low, max=high, step=step, description=label, style=STYLE, layout=widgets.Layout(width=WIDTH))
+
+
+def choice(label, value, names):
+    """A slider over names, which shows the one it stands at; its value is that name's place."""
+    options = [(str(name), i) for i, name in enumerate(names)]
+    layout = widgets.Layout(width=WIDTH)
+    return widgets.SelectionSlider(options=options, value=min(value, len(names) - 1), description=label, style=STYLE, layout=layout)

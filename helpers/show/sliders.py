@@ -180,12 +180,12 @@ def between(models: dict, images) -> Explorer:
     pixels = unit(images)
 
     def draw(models, first, second, position):
-        strip = [pixels[first]]
+        strip = [pixels[first], torch.lerp(pixels[first], pixels[second], position)]
         for name, model in models.items():
             a, b, centre = latents[name][first, None], latents[name][second, None], centres[name]
             strip += [*model.decode(torch.cat([(1 - position) * a + position * b, centre + slerp(a - centre, b - centre, position)])).float()]
         strip = torch.stack([*strip, pixels[second]])
-        names = [f"image {first}", *(f"{name}\n{way}" for name in models for way in ("chord", "arc")), f"image {second}"]
+        names = [f"image {first}", "pixels\nblended", *(f"{name}\n{way}" for name in models for way in ("chord", "arc")), f"image {second}"]
         return plots.labelled(strip, names, _scale(strip)), f"at {position:.2f} between image {first} and image {second}"
 
     last = len(images) - 1
