@@ -3,21 +3,22 @@
 import math
 
 import torch
-import torch.nn.functional as F
 
 from helpers import exercises
 
 
-def drawn(mean, log_std, noise):
-    return mean + log_std.exp() * noise
+def kl_between(mean, log_std, prior_mean, prior_log_std):
+    apart = ((mean - prior_mean).square() + (2 * log_std).exp()) / (2 * prior_log_std).exp()
+    return (0.5 * (apart - 1) - log_std + prior_log_std).sum(1)
 
 
-def gaussian_kl(mean, log_std):
-    return (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1)
+def gaussian_likelihood(mean, x, sigma):
+    return -(0.5 * ((x - mean) / sigma).square() + math.log(sigma) + 0.5 * math.log(2 * math.pi)).sum(1)
 
 
-def log_likelihood(logits, x):
-    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+def score_function(reward, mean, std, noise):
+    z = mean + std * noise
+    return (reward(z) * (z - mean) / std**2).mean()
 
 
 def importance_bound(log_weights):

@@ -36,6 +36,8 @@ def given(found, shape: tuple, what: str = "The result"):
     """A finite tensor of that shape in float32, whatever it was computed in, or Wrong."""
     if found is None:
         raise Wrong("It returns nothing yet.")
+    if isinstance(found, float | int) and not shape:
+        found = torch.tensor(float(found))
     if not isinstance(found, torch.Tensor):
         raise Wrong(f"{what} should be a tensor of shape {shape}, and is a {type(found).__name__}.")
     if tuple(found.shape) != shape:

@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from helpers.exercises.checks import exercise, given, logdet, same, two
+from helpers.exercises.checks import Wrong, exercise, given, logdet, same, two
 
 
 @exercise(3, 1)
@@ -42,28 +42,28 @@ def planar(answer):
 @exercise(3, 2)
 def arc(answer):
     """`f(a, b, t)`: the point at share t of the arc from a to b, vectors of one norm (D,), about the origin."""
-    a, b = F.normalize(torch.randn(2, 5), dim=1)
-    same(given(answer(a, b, 0.0), (5,)), a, "At 0 it should be a.")
-    same(answer(a, b, 1.0), b, "At 1 it should be b.")
-    middle = answer(a, b, 0.5)
-    same(
-        middle.norm(), 1.0, f"Halfway it should be as far from the origin as its ends, 1; yours is at {middle.norm():.3f}, inside: that is the chord."
-    )
-    angle, part = (a @ b).acos(), (a @ answer(a, b, 0.25)).acos()
-    same(part / angle, 0.25, "A quarter of the way should be a quarter of the angle.", 1e-3)
+    for norm in (1.0, 2.5):
+        a, b = norm * F.normalize(torch.randn(2, 5), dim=1)
+        same(given(answer(a, b, 0.0), (5,)), a, "At 0 it should be a, whatever the norm of both.")
+        same(given(answer(a, b, 1.0), (5,)), b, "At 1 it should be b.")
+        middle, chord = given(answer(a, b, 0.5), (5,)), (a + b).norm() / 2
+        if abs(middle.norm() - chord) < 1e-4:
+            raise Wrong(f"Halfway it should be as far from the origin as its ends, {norm}; yours is at {chord:.3f}, on the chord.")
+        same(middle.norm(), norm, f"Halfway it should be as far from the origin as its ends, {norm}; yours is at {middle.norm():.3f}.", 1e-4)
+        angle, part = ((a @ one).div(norm**2).clamp(-1, 1).acos() for one in (b, given(answer(a, b, 0.25), (5,))))
+        same(part / angle, 0.25, f"A quarter of the way should be a quarter of the angle between a and b; yours is {part / angle:.3f} of it.", 1e-2)
 
 
 @exercise(3, 3)
 def gap(answer):
-    """`f(information, entropy)`: the mutual information gap of what latents tell of factors, (latents, factors), and the factors' entropies."""
-    perfect = answer(torch.diag(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
-    same(
-        given(perfect, ()), 1.0, "A latent for each factor, which tells all of it and nothing else, should have a gap of 1: divide by the entropies."
-    )
+    """`f(information, entropy)`: the mutual information gap of what latents tell of factors, (latents, factors), and the factors' entropies: how
+    far, for each factor, the best latent is ahead of the second, as a share of the factor's entropy, on average."""
+    perfect = given(answer(torch.diag(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0])), ())
+    same(perfect, 1.0, "A latent for each factor, which tells all of it and nothing else, should have a gap of 1: divide by the entropies.")
     same(answer(torch.ones(3, 2), torch.tensor([1.0, 2.0])), 0.0, "Where all latents tell as much there should be no gap.")
     one = answer(torch.tensor([[0.8, 0.8], [0.1, 0.2]]), torch.ones(2))
-    same(
-        one,
-        0.65,
-        "One latent that tells both factors has a gap of 0.65 here: for each factor the best latent against the second, not the other way round.",
-    )
+    why = "One latent that tells both factors has a gap of 0.65 here: for each factor the best latent against the second, not the other way round."
+    same(one, 0.65, why)
+    three = answer(torch.tensor([[0.9, 0.1], [0.6, 0.2], [0.0, 1.8]]), torch.tensor([1.0, 2.0]))
+    why = f"Of three latents and entropies of 1 and 2 it should be (0.3 / 1 + 1.6 / 2) / 2 = 0.55, and yours is {three:.3f}:"
+    same(three, 0.55, f"{why} the second best latent, not the last; each factor's gap by its own entropy, then the average.")

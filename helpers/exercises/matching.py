@@ -13,7 +13,12 @@ def endpoints(answer):
     noise, data = torch.randn(2, 5, 3)
     t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
     x, v = matching.path(noise, data, t)
-    began, ends = two(answer(x, v, t), ((5, 3), (5, 3)), ("the noise", "the data point"))
+    tried = answer(x.clone(), v.clone(), t)
+    if isinstance(tried, tuple | list) and any(not one.isfinite().all() for one in tried if isinstance(one, torch.Tensor)):
+        raise Wrong("It is not finite everywhere: at time 0 or 1 something is divided by 0. Nothing need be divided.")
+    if isinstance(tried, torch.Tensor) and tried.shape == (2, 5, 3):
+        tried = list(tried)
+    began, ends = two(tried, ((5, 3), (5, 3)), ("the noise", "the data point"))
     same(ends[4], data[4], "At time 1 the path is at its end: the data point should be x itself.")
     same(began[0], noise[0], "At time 0 the path is at its start: the noise should be x itself.")
     same(ends, data, "The data point lies a time of 1 - t ahead, at velocity v.")
@@ -22,23 +27,39 @@ def endpoints(answer):
 
 @exercise(5, 2)
 def midpoint(answer):
-    """`f(velocity, x, steps)`: follow velocity(x, t), x (N, D), t (N,), from time 0 to 1 in so many steps of the midpoint method: half a step
+    """`f(velocity, x, steps)`: follow velocity(x, t), x (N, D), t (N,), from time 0 to 1 in `steps` steps of the midpoint method: half a step
     along the velocity here; then a whole step, from here, along the velocity found there. Return the end of the way, (N, D)."""
-    times = []
 
-    def velocity(x, t):
-        if not isinstance(t, torch.Tensor) or t.shape != x.shape[:1]:
-            raise Wrong(f"The velocity takes a time for each row, t of shape ({len(x)},), and yours was given {getattr(t, 'shape', t)}.")
-        times.append(round(t[0].item(), 4))
-        return x
+    def track(steps, field):
+        times = []
 
-    found = given(answer(velocity, torch.ones(3, 2), 2), (3, 2))
+        def velocity(x, t):
+            if not isinstance(t, torch.Tensor) or t.shape != x.shape[:1]:
+                raise Wrong(f"The velocity takes a time for each row, t of shape ({len(x)},), and yours was given {getattr(t, 'shape', t)}.")
+            times.append([round(one, 4) for one in t.tolist()])
+            return field(x, t.to(x.dtype)[:, None])
+
+        return given(answer(velocity, torch.tensor([[1.0, 0.5], [1.0, -0.5], [1.0, 2.0]]), steps), (3, 2)), times
+
+    found, times = track(2, lambda x, t: x)
     if len(times) != 4:
         raise Wrong(f"2 steps should ask for the velocity 4 times, twice a step, and yours asked {len(times)} times.")
-    if times != [0, 0.25, 0.5, 0.75]:
+    if times != [[t] * 3 for t in (0, 0.25, 0.5, 0.75)]:
         raise Wrong(f"2 steps should look at times 0, 0.25, 0.5 and 0.75: at the start and the middle of each. Yours looked at {times}.")
+    if abs(found[0, 0] - 3.516) < 1e-2:
+        raise Wrong("The whole step goes from where it began, not from the point half way.")
     why = f"With a velocity of x, 2 steps should make (1 + h + h²/2)² = 2.641 of 1, with h = 1/2, and yours made {found[0, 0]:.3f}."
-    same(found, (1 + 0.5 + 0.125) ** 2, why)
+    same(found[0, 0], (1 + 0.5 + 0.125) ** 2, why)
+
+    def bent(x, t):
+        return t - x.square()
+
+    expected = torch.tensor([[1.0, 0.5], [1.0, -0.5], [1.0, 2.0]])
+    for i in range(3):
+        half_way = expected + bent(expected, i / 3) / 6
+        expected = expected + bent(half_way, i / 3 + 1 / 6) / 3
+    why = "With a velocity of t - x², and 3 steps, it ends elsewhere. Each whole step takes the velocity at the point half way, at the time half way."
+    same(track(3, bent)[0], expected, why)
 
 
 @exercise(5, 2)
@@ -46,12 +67,20 @@ def guided(answer):
     """`f(told, untold, w, t)`: guidance on an interval (Kynkäänniemi et al. 2024): of the velocities told the class and told nothing, (N, D), the
     guided one of strength w where 0.2 <= t < 0.8, and elsewhere the one that was told the class; t is (N,)."""
     told, untold = torch.randn(2, 6, 3)
-    t = torch.tensor([0.0, 0.1, 0.2, 0.5, 0.79, 0.8])
+    t = torch.tensor([0.0, 0.1, 0.2, 0.5, 0.7999, 0.8])
     inside = torch.tensor([False, False, True, True, True, False])
-    same(given(answer(told, untold, 0.0, t), (6, 3)), told, "At strength 0 it should be the velocity that was told the class, at every time.")
-    found = given(answer(told, untold, 2.0, t), (6, 3))
+    kept = told.clone(), untold.clone()
+    same(
+        given(answer(*(one.clone() for one in kept), 0.0, t), (6, 3)),
+        told,
+        "At strength 0 it should be the velocity that was told the class, at every time.",
+    )
+    found = given(answer(*(one.clone() for one in kept), 2.0, t), (6, 3))
     same(found[~inside], told[~inside], "Before 0.2 and from 0.8 on it should be the velocity that was told the class.")
+    same(found[2], (3 * told - 2 * untold)[2], "At 0.2 itself guidance has begun: 0.2 <= t.")
     same(found[inside], (3 * told - 2 * untold)[inside], "Between, it should go beyond the class's velocity, away from that which was told nothing.")
+    found = given(answer(*kept, 0.5, t), (6, 3))
+    same(found[inside], (1.5 * told - 0.5 * untold)[inside], "At a strength of 0.5 it should go half as far beyond as the two are apart.")
 
 
 @exercise(5, 3)
@@ -61,6 +90,10 @@ def exact_velocity(answer):
     points, x = torch.tensor([[2.0, 0.0], [-1.0, 1.0], [0.0, -3.0]]), torch.randn(6, 2)
     zero, late, t = torch.zeros(6), torch.full((6,), 0.99), torch.linspace(0.1, 0.9, 6)
     one = points[:1]
+    if isinstance(tried := answer(points, 30 * x, late), torch.Tensor) and not tried.isfinite().all():
+        raise Wrong(
+            "Far from all points the densities are so small that they are 0 in float32, and their mean is 0 / 0. Take a softmax of their logarithms."
+        )
     same(
         given(answer(one, x, t), (6, 2)),
         (one - x) / (1 - t[:, None]),
