@@ -1,7 +1,7 @@
 # make setup | run | lab | page | test | test-browser | test-widgets7 | report | bench | speedrun | gpu; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
-NOTEBOOKS := $(sort $(wildcard 0*.ipynb))
+NOTEBOOKS := $(sort $(wildcard 0*.ipynb lab/*.ipynb))
 
 .PHONY: setup run lab page test test-browser test-widgets7 report bench speedrun gpu clean
 setup: .venv/ready

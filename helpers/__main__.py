@@ -251,7 +251,7 @@ def report(args):
     from helpers import report as report_
 
     report_.write()
-    print(f"{report_.REPORT.name} is written from the records.")
+    print(f"Written from the records: {', '.join(str(page.relative_to(weights.ROOT)) for page in report_.PAGES)}.")
 
 
 def speedrun(args):
@@ -344,7 +344,7 @@ def parser():
     command.add_argument("--seed", type=int, help="one seed (default: all of the experiment's)")
     command.set_defaults(call=experiment)
 
-    command = commands.add_parser("report", help="write REPORT.md from the records")
+    command = commands.add_parser("report", help="write REPORT.md and the lab book, results/README.md, from the records")
     command.set_defaults(call=report)
 
     command = commands.add_parser("page", help="write one HTML file in which shipped models move under sliders (needs npm, once)")

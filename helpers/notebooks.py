@@ -46,15 +46,27 @@ class Client(NotebookClient):
             print("\r\033[K", end="")
 
 
-def exported(kind, notebook, **settings) -> str:
+def exported(kind, notebook, resources=None, **settings) -> str:
     """HTML by one of nbconvert's exporters: of an explorer its picture, since its sliders would be dead."""
     usual = kind().config.NbConvertBase.display_data_priority
-    return kind(config=Config({"NbConvertBase": {"display_data_priority": ["image/png", *usual]}}), **settings).from_notebook_node(notebook)[0]
+    exporter = kind(config=Config({"NbConvertBase": {"display_data_priority": ["image/png", *usual]}}), **settings)
+    return exporter.from_notebook_node(notebook, resources)[0]
 
 
-def to_html(notebook) -> str:
-    """A page that shows everything without a kernel or a network."""
-    return exported(HTMLExporter, notebook)
+def to_html(notebook, folder: Path) -> str:
+    """A page that shows everything without a kernel; folder: where the notebook lies, from which its texts name pictures."""
+    return exported(HTMLExporter, notebook, {"metadata": {"path": str(folder)}}, embed_images=True)
+
+
+def moved(notebook, old: Path, new: Path):
+    """A copy whose texts find their pictures and pages from folder `new` as they did from `old`."""
+    copy = nbformat.from_dict(notebook)
+    for cell in copy.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(
+                r"(?<=\]\()(?!https?:|#)([^)]+)", lambda found: os.path.relpath(old / found[1], new).replace(os.sep, "/"), cell.source
+            )
+    return copy
 
 
 def deck(notebook):
@@ -96,7 +108,8 @@ def execute(path: Path, profile: str, out: Path) -> dict:
     """Execute one notebook and write `out`/NAME.ipynb and .html, also where a cell fails; return its headline."""
     notebook = nbformat.read(path, as_version=4)
     environment = os.environ | {"PROFILE": profile}
-    client = Client(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, store_widget_state=True)
+    where = {"metadata": {"path": str(path.parent)}}
+    client = Client(notebook, timeout=None, kernel_name="python3", resources=where, store_widget_state=True, record_timing=False)
     client.cell, client.started, done = 0, time.perf_counter(), threading.Event()
     threading.Thread(target=client.tick, args=(done,), daemon=True).start()
     started, failure = time.perf_counter(), None
@@ -108,8 +121,8 @@ def execute(path: Path, profile: str, out: Path) -> dict:
         done.set()
         client.clear()
         out.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, out / path.name)
-        (out / path.with_suffix(".html").name).write_text(to_html(notebook), encoding="utf-8")
+        (out / path.with_suffix(".html").name).write_text(to_html(notebook, path.parent), encoding="utf-8")
+        nbformat.write(moved(notebook, path.parent, out), out / path.name)
     if failure:
         print(failure, file=sys.stderr)
         raise UserError(f"{path.name} stopped at cell {client.cell}: see the traceback above and {out / path.name}.")
@@ -119,7 +132,7 @@ def execute(path: Path, profile: str, out: Path) -> dict:
 
 
 def existing(names: list[str] | None) -> list[Path]:
-    """The notebooks of these names, or all that are here. UserError for one that there is not."""
+    """The notebooks of these names, or all lessons that are here. UserError for one that there is not."""
     here = sorted(Path().glob("0*.ipynb"))
     paths = [Path(name) for name in names] if names else here
     for path in paths:

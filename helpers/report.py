@@ -1,4 +1,5 @@
-"""REPORT.md, out of its text (report.md, a Jinja template) and the records in results/ and weights/: `make report`.
+"""REPORT.md and the lab book, results/README.md, out of their texts (report.md, labbook.md: Jinja templates) and the records in
+results/ and weights/: `make report`.
 
 Whatever is a number of ours in the report is a call in the text: `w` of shipped weights, `x` of an experiment, `table` and
 `models` for whole tables. A number that has no record is an error, not a blank.
@@ -16,8 +17,10 @@ from helpers.models.matching import FlowMatching
 from helpers.recipes import RECIPES
 from helpers.training import write_atomically
 
-TEXT = Path(__file__).with_name("report.md")
-REPORT = weights.ROOT / "REPORT.md"
+PAGES = {  # what is written -> the text it is made of
+    weights.ROOT / "REPORT.md": Path(__file__).with_name("report.md"),
+    weights.RESULTS / "README.md": Path(__file__).with_name("labbook.md"),
+}
 
 
 def number(value, digits: int = 2) -> str:
@@ -76,7 +79,10 @@ def x(name: str, label: str, key: str, digits: int = 2) -> str:
 def change(name: str, before: str, after: str, key: str, digits: int = 1) -> str:
     """Mean and range, over the seeds, of what a metric gains from one row of an experiment to another."""
     values = {(row["label"], row["seed"]): row["metrics"][key] for row in experiments.load(name)["rows"] if row["label"] in (before, after)}
-    gains = [values[after, seed] - found for (label, seed), found in values.items() if label == before]
+    return signed([values[after, seed] - found for (label, seed), found in values.items() if label == before], digits)
+
+
+def signed(gains: list[float], digits: int) -> str:
     return f"{sum(gains) / len(gains):+.{digits}f} ({min(gains):+.{digits}f} to {max(gains):+.{digits}f})"
 
 
@@ -164,21 +170,13 @@ def rows(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
 
 
-def table(name: str, columns: dict[str, str], digits: int = 2, only: str = "", keep: tuple[str, ...] = ()) -> str:
-    """An experiment as a table: `columns` heading -> metric; `only`: the rows whose label begins so, without that beginning; `keep`: of
-    these the ones named, the note saying how many there are."""
-    record, lines = experiments.load(name), []
-    found = {label: entry for label, entry in experiments.summary(record, tuple(columns.values())).items() if label.startswith(only)}
-    for label in keep or found:
-        cells = [cell(found[label], key, digits) for key in columns.values()]
-        lines.append(
-            [label.removeprefix(only), *cells, str(found[label]["seeds"]), f"{found[label]['parameters']:,}", f"{found[label]['seconds']:.0f}"]
-        )
-    shown = [row for row in record["rows"] if row["label"] in (keep or found)]
-    names, devices = (sorted(set(found)) for found in ((row["row"]["dataset"] for row in shown), (row["device"] for row in shown)))
-    where = f"{', '.join(names)}: on the {experiments.splits({'rows': shown})} images; mean ± half the range of the seeds, on {' and '.join(devices)}"
-    of = f"; {len(keep)} of its {len(found)} rows, the others in the notebook" if keep else ""
-    return rows(["", *columns, "seeds", "parameters", "seconds"], lines) + f"\n\n`python -m helpers experiment {name}`, {where}{of}."
+def table(name: str, columns: dict[str, str], digits: int = 2) -> str:
+    """An experiment as a table: `columns` heading -> metric."""
+    lines = []
+    for label, entry in experiments.summary(experiments.load(name), tuple(columns.values())).items():
+        cells = [cell(entry, key, digits) for key in columns.values()]
+        lines.append([label, *cells, f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"])
+    return rows(["", *columns, "parameters", "seconds"], lines) + provenance(name)
 
 
 COLUMNS = {  # heading -> metric and digits, in the table of all models
@@ -237,13 +235,138 @@ def against_the_clock() -> str:
     return rows(header, lines) + f"\n\n`make speedrun`, on {devices}; on all test images, once, at the end."
 
 
-def render() -> str:
+# -------------------------------------------------------------------------------------------------- of the lab book
+
+
+def contents(names: list[str]) -> str:
+    return " · ".join(f"[{name}](#{name})" for name in names)
+
+
+def seeded(name: str, metric: str) -> dict[str, dict[int, float]]:
+    """label -> seed -> a metric of an experiment."""
+    found = {}
+    for row in experiments.load(name)["rows"]:
+        if metric in row["metrics"]:
+            found.setdefault(row["label"], {})[row["seed"]] = row["metrics"][metric]
+    return found
+
+
+def compared(name: str, base: str, metric: str, heading: str, digits: int, more: dict[str, tuple[str, int]], only: str = "") -> str:
+    """An experiment as a table: each row beside row `base`, seed by seed, of a metric of which less is better; `more`: heading -> other metrics;
+    only: the rows whose label begins so, without that beginning."""
+    record, values, lines = experiments.load(name), seeded(name, metric), []
+    table_ = experiments.summary(record, (metric, *(key for key, _ in more.values())))
+    for label, entry in ((label, entry) for label, entry in table_.items() if label.startswith(only)):
+        gains = [value - values[base][seed] for seed, value in values[label].items()]
+        verdict = "better" if max(gains) < 0 else "worse" if min(gains) > 0 else "undecided"
+        change_, said = (signed(gains, digits), verdict) if label != base else ("", "")
+        others_ = [cell(entry, key, places) for key, places in more.values()]
+        lines.append(
+            [label.removeprefix(only), cell(entry, metric, digits), change_, said, *others_, f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"]
+        )
+    header = ["", heading, f"change from *{base.removeprefix(only)}*", "with every seed", *more, "parameters", "seconds"]
+    return rows(header, lines) + provenance(name)
+
+
+def provenance(name: str) -> str:
+    """The line under a table: command, images, seeds, device, precision."""
+    record = experiments.load(name)
+    if "row" not in record.get("rows", [{}])[0]:  # a measurement of shipped weights
+        images = f"{record.get('n') or record.get('samples') or record['images']:,} {record.get('split', 'test')} images"
+        return f"\n\n`{record['command']}`: {images}; on {record['device']}."
+
+    def each(find):
+        return " and ".join(sorted({find(row) for row in record["rows"]}))
+
+    seeds = len({row["seed"] for row in record["rows"]})
+    images, where = each(lambda row: row["row"]["dataset"]), each(lambda row: f"{row['device']}, {row.get('precision', 'float32')}")
+    return f"\n\n`{record['command']}`: {images}, {experiments.splits(record)} images; {seeds} seed{'s' * (seeds > 1)}; on {where}."
+
+
+def worse_with(name: str, base: str, metric: str, seed: int) -> int:
+    """How many rows are worse than row `base` by one seed alone."""
+    values = seeded(name, metric)
+    return sum(found[seed] > values[base][seed] for label, found in values.items() if label != base)
+
+
+def factors(name: str, changes: dict[str, tuple[str, str]], metric: str = "bits_per_dim") -> str:
+    """What one factor alone changes, over all pairs of rows whose labels differ in it: what is said of it -> (before, after) in the label."""
+    values, lines = {label: next(iter(found.values())) for label, found in seeded(name, metric).items()}, []
+    for what, (before, after) in changes.items():
+        found = [values[other] - value for label, value in values.items() if before in label and (other := label.replace(before, after)) in values]
+        lines.append([what, str(len(found)), signed(found, 2)])
+    return rows(["change of one factor alone", "pairs", "change of bits/dim: mean (from, to)"], lines) + provenance(name)
+
+
+def listing(name: str, columns: dict[str, tuple[str, int]], **where) -> str:
+    """A measurement of shipped weights as a table: `columns`, heading -> key and digits; `where`: only rows in which it holds."""
+    found = [row for row in experiments.load(name)["rows"] if where.items() <= row.items()]
+
+    def text(value, digits):
+        return "–" if value is None else number(value, digits) if isinstance(value, float | int) else value
+
+    lines = [[text(row.get(key), digits) for key, digits in columns.values()] for row in found]
+    return rows(list(columns), lines) + provenance(name)
+
+
+def losses(name: str, only: str) -> str:
+    """How the games of an experiment ended: both losses of the last epoch by seed, and in how many seeds D won."""
+    record, lines = [row for row in experiments.load(name)["rows"] if row["label"].startswith(only)], []
+    for label in dict.fromkeys(row["label"] for row in record):
+        seeds = [row for row in record if row["label"] == label]
+        ends = [row["epochs"][-1] for row in seeds]
+        both = ", ".join(f"{end['train_discriminator_loss']:.2f} / {end['train_generator_loss']:.2f}" for end in ends)
+        lines.append([label.removeprefix(only), both, str(sum("alarms" in row for row in seeds))])
+    return rows(["", "last epoch, by seed: D's loss / G's loss", "seeds in which D won"], lines)
+
+
+def runs(names: list[str], columns: dict[str, tuple[str, int]]) -> str:
+    """Single trainings as a table: `columns`, heading -> a metric or a setting of the model, and digits."""
+    lines = []
+    for name in names:
+        entry = weights.record(name)
+        found = entry["model_config"] | entry["metrics"]
+        cells = ["–" if found.get(key) is None else number(found[key], digits) for key, digits in columns.values()]
+        spent = (entry["seconds"] + entry.get("seconds_before", 0)) / 60
+        lines.append([f"[{name}]({name}.json)", *cells, entry["metrics"].get("split", "test"), f"{spent:.0f} min, {entry['device']}"])
+    return rows(["run", *columns, "images", "training"], lines)
+
+
+def dictionary(name: str, part: str, columns: dict[str, tuple[str, int]]) -> str:
+    """A part of a record, label -> metrics, as a table."""
+    lines = [[label, *(number(found[key], digits) for key, digits in columns.values())] for label, found in experiments.load(name)[part].items()]
+    return rows(["", *columns], lines) + provenance(name)
+
+
+def best(name: str) -> str:
+    """The least Fréchet distance of a record over temperatures, and the legible share there: two cells of a table."""
+    row = min(experiments.load(name)["rows"], key=lambda row: row["frechet_distance"])
+    return f"{number(row['frechet_distance'], 1)} at T = {row['temperature']} | {number(row['legibility'])}"
+
+
+def strip(name: str) -> str:
+    """The recorded samples of an experiment, with what the rows of the picture show."""
+    kinds, labels = {}, {}
+    for row in experiments.pictures(name):
+        label, kind = row.split(" @ ")
+        kinds[kind], labels[label] = None, None
+    each = " and ".join(f"T = {kind}" for kind in kinds)
+    listed = "; ".join(labels)
+    return f"![Recorded samples of {name}, twelve in a row]({name}.png)\n\nSeed 0, unselected. From the top, each at {each}: {listed}."
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def render(text: Path) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     names = {name: function for name, function in globals().items() if inspect.isfunction(function) and function.__module__ == __name__}
     bench = json.loads((weights.RESULTS / "bench.json").read_text())
     values = {"shipped": weights.shipped(), "bench": bench, "load": experiments.load, "record": weights.record}
-    return environment.from_string(TEXT.read_text(encoding="utf-8")).render(names | values)
+    return environment.from_string(text.read_text(encoding="utf-8")).render(names | values)
 
 
 def write() -> None:
-    write_atomically(REPORT, lambda file: file.write(render().encode()))
+    for page, text in PAGES.items():
+        made = render(text).encode()
+        write_atomically(page, lambda file, made=made: file.write(made))

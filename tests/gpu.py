@@ -20,10 +20,11 @@ from helpers.training import Team, loop
 
 MINUTES = 8
 BOOKS = {  # what each notebook trains: recipe, settings
-    "01_realnvp": [("realnvp", {}), ("matching-conditional", {})],
-    "02_autoencoder_vae": [("autoencoder", {}), ("autoencoder", {"network": "mlp", "width": 512}), ("autoencoder", {}), ("vae", {}), ("vae", {})],
+    "01_realnvp": [("realnvp", {})],
+    "02_autoencoder_vae": [("autoencoder", {}), ("autoencoder", {}), ("vae", {}), ("vae", {})],
     "03_fvae_betavae": [("vae", {"network": "mlp", "width": 256}), ("fvae", {}), ("betavae", {"network": "mlp", "width": 256})],
-    "04_gans": [("gan", {}), ("cgan", {}), ("progan", {})],
+    "04_gans": [("gan", {}), ("cgan", {})],
+    "05_flow_matching": [("matching-conditional", {})],
 }
 VIEWS = {
     "view",

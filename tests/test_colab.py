@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted(ROOT.glob("0*.ipynb"))
+NOTEBOOKS = [*sorted(ROOT.glob("0*.ipynb")), *sorted(ROOT.glob("lab/*.ipynb"))]
 NEVER = {"torch", "torchvision", "ipywidgets", "numpy"}  # Colab's own, which a notebook must leave alone
 
 
@@ -56,6 +56,15 @@ def test_the_cell_is_the_same_in_all_notebooks_and_knows_the_address():
 def test_elsewhere_it_does_nothing(tmp_path):
     subprocess.run([sys.executable, "-c", bootstrap(NOTEBOOKS[0])], cwd=tmp_path, check=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_of_the_laboratory_works_in_the_projects_folder(tmp_path):
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "lab").mkdir()
+    said = subprocess.run(
+        [sys.executable, "-c", bootstrap(NOTEBOOKS[0]) + "\nprint(os.getcwd())"], cwd=tmp_path / "lab", capture_output=True, text=True, check=True
+    )
+    assert Path(said.stdout.strip()) == tmp_path
 
 
 def test_it_fetches_once_and_leaves_colabs_own_packages_alone(origin, colab, tmp_path):

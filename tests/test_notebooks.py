@@ -12,19 +12,105 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from PIL import Image, ImageDraw
 
-from helpers import notebooks
+from helpers import exercises, notebooks
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(ROOT.glob("0*.ipynb"))
+LAB = sorted(ROOT.glob("lab/*.ipynb"))
+LARGEST = 1_900_000  # bytes: GitHub shows files "generally less than 2 MB"
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+@pytest.fixture(params=[*NOTEBOOKS, *LAB], ids=lambda path: path.name)
 def notebook(request):
     return nbformat.read(request.param, as_version=4)
 
 
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def with_sliders(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.fixture(params=[*NOTEBOOKS, *LAB], ids=lambda path: path.name)
+def ruled(request):
+    """The path of a lesson, or of a notebook of the laboratory."""
+    return request.param
+
+
 def test_there_are_notebooks():
-    assert NOTEBOOKS
+    assert NOTEBOOKS and LAB
+
+
+# ------------------------------------------------------------------------------------------------ the rule for a lesson
+
+
+def prose(notebook) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of Markdown: a displayed formula ends one, a formula within counts as a word, as does code; an item or a cell is its own."""
+    text = re.sub(r"\$\$.*?\$\$", ".\n\n", text, flags=re.DOTALL)
+    text = re.sub(r"\$[^$]+\$", "F", text)
+    text = re.sub(r"`[^`]+`", "C", text)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    return [part for part in re.split(r"(?<=[.?!])[\s*)_]+|\n\s*\n|\n\* |\n\d\. |\||·", text) if part.strip()]
+
+
+def test_sentences_are_told_apart():
+    text = "One, two. $x$ is `three four` [five](six.md)?\n\n* seven\n* eight\n\n$$a + b$$\n\n| nine | ten |"
+    assert [len(part.split()) for part in sentences(text)] == [2, 4, 2, 1, 1, 1, 1]
+
+
+def test_a_lesson_is_short(ruled):
+    notebook = nbformat.read(ruled, as_version=4)
+    assert len(notebook.cells) <= 100 and len(prose(notebook).split()) <= 5_000
+    long = [part for part in sentences(prose(notebook)) if len(part.split()) > 35]
+    assert not long, long
+    assert ruled.stat().st_size <= LARGEST
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_lesson_opens_with_what_will_be_made_and_what_it_takes(path):
+    notebook = nbformat.read(path, as_version=4)
+    first, *setup = notebook.cells[:3]
+    assert re.match(r"# \d · .+\n\n.+\n\n!\[.+\]\(imgs/.+\)", first.source), "title, a paragraph, a picture"
+    assert first.source.index("**After this you can**") < first.source.index("**Time.**")
+    assert all(cell.metadata["jupyter"]["source_hidden"] for cell in setup)
+    promised = re.search(r"\*\*After this you can\*\*\n\n((?:\* .+\n)+)", first.source)[1].splitlines()
+    checked = {name for cell in notebook.cells for name in re.findall(r'exercises\.check\("(\w+)"', cell.source)}
+    assert 3 <= len(promised) <= 5 and checked == set(re.findall(r"`(\w+)`", "\n".join(promised)))
+    number = int(path.name[:2])
+    assert checked == {name for name, one in exercises.EXERCISES.items() if one.notebook == number}
+
+
+def test_every_picture_says_what_it_shows(ruled):
+    notebook, seen = nbformat.read(ruled, as_version=4), 0
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                seen += 1
+                assert len(output.metadata["image/png"]["alt"]) > 20, cell.source
+    assert seen and all(alt for alt in re.findall(r"!\[(.*?)\]\(", prose(notebook)))
+
+
+def test_links_lead_to_files_that_are_there(ruled):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", prose(nbformat.read(ruled, as_version=4)))
+    assert links and not [link for link in links if not (ruled.parent / link).exists()]
+
+
+def test_times_leave_no_trace(ruled):
+    """A second execution changes what changed, and not every cell."""
+    assert not [cell for cell in nbformat.read(ruled, as_version=4).cells if "execution" in cell.metadata]
+
+
+def test_a_copy_elsewhere_finds_its_pictures(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("![a](imgs/a.png) [b](https://b.org) [c](#c) [d](lab/d.ipynb)")])
+    copy = notebooks.moved(notebook, tmp_path, tmp_path / "runs")
+    assert copy.cells[0].source == "![a](../imgs/a.png) [b](https://b.org) [c](#c) [d](../lab/d.ipynb)"
+    assert "](imgs/a.png)" in notebook.cells[0].source
+
+
+# ------------------------------------------------------------------------------------------------------- all notebooks
 
 
 def test_committed_executed_in_order_and_without_errors(notebook):
@@ -35,7 +121,8 @@ def test_committed_executed_in_order_and_without_errors(notebook):
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
 
 
-def test_explorers_keep_their_widgets_and_pictures(notebook):
+def test_explorers_keep_their_widgets_and_pictures(with_sliders):
+    notebook = with_sliders
     states = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     views = [o.data for c in notebook.cells for o in c.get("outputs", []) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
     explorers = [data for data in views if "image/png" in data]
@@ -46,15 +133,16 @@ def test_explorers_keep_their_widgets_and_pictures(notebook):
 
 def test_html_shows_every_picture(notebook):
     html, pictures = (
-        notebooks.to_html(notebook),
+        notebooks.to_html(notebook, ROOT),
         [o.data["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})],
     )
-    assert len(pictures) > 3
+    assert pictures
     for picture in pictures:
         assert picture.replace("\n", "") in html
 
 
-def test_slides_are_the_headings_and_the_pictures(notebook):
+def test_slides_are_the_headings_and_the_pictures(with_sliders):
+    notebook = with_sliders
     deck, code = notebooks.deck(notebook), [cell for cell in notebook.cells if cell.cell_type == "code"]
     text = "\n".join(cell.source for cell in deck.cells if cell.cell_type == "markdown")
     headings = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines() if re.match("#{1,3} ", line)]
@@ -85,7 +173,6 @@ def test_the_source_that_is_shown_is_the_source_that_runs(notebook, monkeypatch)
     exec("\n".join(line for line in imports.splitlines() if line.startswith(("import ", "from "))), names)
     monkeypatch.setattr(names["plots"], "display", lambda html: shown.append(html.data))
     cells = [cell for cell in code if cell.source.startswith("plots.source(")]
-    assert cells
     for cell in cells:
         exec(cell.source, names)
         assert shown.pop() == cell.outputs[0]["data"]["text/html"], f"run this notebook again: {cell.source}"
@@ -107,7 +194,7 @@ def test_helpers_are_called_as_they_are_defined(notebook):
         if not starred:
             inspect.signature(function).bind(*call.args, **{k.arg: k.value for k in call.keywords})
             checked += 1
-    assert checked > 10
+    assert checked > 5
 
 
 def test_a_kernel_that_died_half_way_goes_on(tmp_path):
@@ -161,7 +248,7 @@ def shapes(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("name", "part"), [*((path.stem, "") for path in NOTEBOOKS), ("01_realnvp", "ball"), ("04_gans", "ball")])
+@pytest.mark.parametrize(("name", "part"), [*((path.stem, "") for path in NOTEBOOKS), ("05_flow_matching", "ball"), ("04_gans", "ball")])
 def test_it_runs_on_a_folder_of_pictures(name, part, shapes, tmp_path, monkeypatch):
     """Of three classes, and of one, where nothing can be asked for."""
     monkeypatch.setenv("DATASET", str(shapes / part))

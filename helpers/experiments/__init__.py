@@ -1,6 +1,6 @@
 """The recorded experiments: what the notebooks compare with what, under which budget, and what is measured.
 
-The rows of notebook 01 are in flows.py and matching.py, those of 02 in autoencoders.py, those of 03 in latents.py, those of 04 in gans.py.
+The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py, of 03 in latents.py, of 04 in gans.py, of 05 in matching.py.
 
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
 looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not

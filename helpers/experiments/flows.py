@@ -127,10 +127,10 @@ EXPERIMENTS = {
 
 
 def temperature(device) -> dict:
-    """realnvp-mnist at temperatures 0 to 1.2: legibility, diversity and Fréchet distance of 2,000 samples each."""
+    """realnvp-mnist at temperatures 0 to 1.2: legibility, diversity and Fréchet distance of 2,000 samples each, against the validation images."""
     n, dataset = 2_000, data.load("mnist", device=device)
     model, _ = weights.load_model("realnvp-mnist", device)
-    reference = measures.Reference(dataset)
+    reference = measures.Reference(dataset, "validation")
 
     def measured(images):
         ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
@@ -145,7 +145,7 @@ def temperature(device) -> dict:
         with training.aside(0):  # the same latents at each temperature
             rows.append({"temperature": t} | measured(model.sample(n, t)))
         print(json.dumps(rows[-1]), flush=True)
-    return {"samples": n, "against": "the 10,000 test images", "rows": rows, "real training images": measured(dataset.train_images[:n])}
+    return {"samples": n, "split": "validation", "rows": rows, "real training images": measured(dataset.train_images[:n])}
 
 
 def classify(device) -> dict:

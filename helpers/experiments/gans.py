@@ -6,6 +6,7 @@ from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.gans import GANConfig
 from helpers.models.growing import ProGANConfig
+from helpers.recipes import RECIPES
 from helpers.training import TrainConfig
 
 PLAIN = {"schedule": "constant", "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 1e6, "compile": False, "validation_images": 500}
@@ -58,9 +59,9 @@ def objectives() -> dict[str, Row]:
         "D twice as fast": ({"discriminator_rate": 2.0}, 1.0),
         "D sees augmented images": ({"augment": True}, 1.0),
         "self-attention": ({"attention": True}, 1.8),
-        "diversity-seeking": (varied, 1.25),
-        "WGAN-GP, diversity-seeking": (critic | varied, 1.65),
-        "relativistic, R1 and R2, diversity-seeking": (flat | varied | {"objective": "relativistic"}, 2.0),
+        "mode seeking": (varied, 1.25),
+        "WGAN-GP, mode seeking": (critic | varied, 1.65),
+        "relativistic, R1 and R2, mode seeking": (flat | varied | {"objective": "relativistic"}, 2.0),
         "10 feature matching": ({"feature_matching": 10.0}, 1.0),
         "feature matching alone": (matching, 1.0),
         "feature matching alone, unbiased": (matching | {"unbiased": True}, 1.1),
@@ -76,7 +77,7 @@ def objectives() -> dict[str, Row]:
     }
     first = rows["mnist: adversarial"]
     rows["mnist: averaged"] = replace(first, train=replace(first.train, average=0.999))
-    for way in ("adversarial", "WGAN-GP", "relativistic, R1 and R2", "diversity-seeking", "relativistic, R1 and R2, diversity-seeking"):
+    for way in ("adversarial", "WGAN-GP", "relativistic, R1 and R2", "mode seeking", "relativistic, R1 and R2, mode seeking"):
         rows[f"fashion: {way}"] = replace(rows[f"mnist: {way}"], dataset="fashion")
     return rows
 
@@ -87,6 +88,16 @@ def growing() -> dict[str, Row]:
     config = ProGANConfig((3, 32, 32), width=16, objective="wgan-gp", betas=(0.0, 0.99), stage_steps=500)
     ways = {"fade-in": {}, "hard switch": {"fade": 0.0}}
     return {way: Row(replace(config, **change), train, "cifar10", measure=("pictures",)) for way, change in ways.items()}
+
+
+def live() -> dict[str, Row]:
+    """The conditional GAN that lesson 4 trains, and the same without its mode-seeking term."""
+    settings, train = RECIPES["cgan"].quick
+    config = GANConfig(classes=10, **settings)
+    return {
+        "as trained": Row(config, train, measure=("pictures",)),
+        "without mode seeking": Row(replace(config, diversity=0.0), train, measure=("pictures",)),
+    }
 
 
 def truncation(device) -> dict:
@@ -112,4 +123,5 @@ EXPERIMENTS = {
     "collapse": (collapse, SEEDS),
     "objectives": (objectives, SEEDS),
     "growing": (growing, SEEDS),
+    "live": (live, SEEDS),
 }

@@ -1,4 +1,4 @@
-"""The comparisons of notebook 01's second half: what makes a velocity better, and how it is best solved."""
+"""The comparisons of notebook 05: what makes a velocity better, and how it is best solved."""
 
 import json
 import math

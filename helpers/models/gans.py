@@ -43,7 +43,7 @@ class GANConfig:
     adversarial: float = 1.0  # weight of that objective in the generator's loss; 0 leaves feature matching alone
     feature_matching: float = 0.0  # weight of the distance between mean features of real and made images
     unbiased: bool = False  # that distance without what means of few images differ by in any case
-    diversity: float = 0.0  # weight of a term that pushes apart what two noises become
+    diversity: float = 0.0  # weight of the mode-seeking term, which pushes apart what two noises become (Mao et al. 2019)
     replay: float = 0.0  # share of the made images shown to the discriminator that are old ones
     augment: bool = False  # all that the discriminator sees is shifted and partly covered at random
     attention: bool = False  # self-attention at a quarter of the sides; conv alone

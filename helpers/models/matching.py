@@ -71,8 +71,8 @@ def pair(noise, data):
 def matching_loss(velocity, data, t, noise=None):
     """Mean squared error of velocity(x, t) -> (N, ...) against that of the path; data (N, ...), t (N,).
 
-    Its gradient is that of the distance to the marginal velocity, the mean over all paths through x at t, which nobody can
-    compute (Lipman et al. 2023, theorem 2).
+    Its gradient is that of the distance to the marginal velocity, the mean over all paths through x at t, which is not known
+    of data that one can only draw (Lipman et al. 2023, theorem 2).
     """
     x, target = path(torch.randn_like(data) if noise is None else noise, data, t)
     return F.mse_loss(velocity(x, t), target)
