@@ -33,45 +33,49 @@ def images_and_score(n: int):
 
 @exercise(4, 2)
 def r1(answer):
-    """`f(score, real)`: the mean of |gradient of score|^2 at real images (N, C, H, W), a loss that can be descended; score takes images to (N,)."""
+    """`f(score, real)`: the mean over images of |gradient of score|^2 at real images (N, C, H, W), |.| the Euclidean norm over all of an image's
+    pixels; a loss that can be descended; score takes images to (N,)."""
     real, weight, score = images_and_score(7)
-    slopes = real.flatten(1) * weight.detach()
+    slopes = real.flatten(1) * weight
     found = given(answer(score, real.clone()), ())
     truth, of_norms = slopes.square().sum(1).mean(), slopes.norm(dim=1).mean()
-    if torch.allclose(found, of_norms, rtol=1e-4):
-        raise Wrong("That is the mean of |g|: square each norm.")
-    if torch.allclose(found, of_norms.square(), rtol=1e-4):
-        raise Wrong("That is the square of the mean of |g|: square each norm first, then take the mean.")
-    if torch.allclose(found, truth / 49, rtol=1e-4):
-        raise Wrong("It is smaller by 7^2 for 7 images: take the gradient of the sum of the scores, not of their mean.")
-    same(
-        found, truth, f"Of a score with gradient w x it should be {truth:.3f} at these images, and yours is {found:.3f}. At which images do you look?"
-    )
-    descended(found, weight)
+    for other, why in {
+        of_norms: "That is the mean of |g|: square each norm.",
+        of_norms.square(): "That is the square of the mean of |g|: square each norm first, then take the mean.",
+        truth / 49: "It is smaller by 7^2 for 7 images: take the gradient of the sum of the scores, not of their mean.",
+        truth / 12: "It is smaller by 12 for 12 pixels: the squared norm is a sum over pixels.",
+        truth * 7: "It is larger by 7 for 7 images: a mean over images.",
+        truth / 2: "That is half of it: the gamma / 2 stands before this term.",
+    }.items():
+        if torch.allclose(found, other, rtol=1e-4):
+            raise Wrong(why)
+    why = f"Of a score with gradient w x it should be {truth:.3f} at these images, and yours is {found:.3f}. At which images do you look?"
+    same(found, truth.detach(), why)
+    descended(found, truth, weight)
 
 
 @exercise(4, 2)
 def mode_seeking(answer):
-    """`f(generator, z1, z2, labels)`: the term above as a loss, the mean |z1 - z2| over the mean |G(z1, y) - G(z2, y)|, of noises (N, D) and
-    labels (N,); finite also where G ignores its noise."""
+    """`f(generator, z1, z2, labels)`: the term above as a loss, |.| being the mean absolute difference over all entries, of noises (N, D) and labels
+    (N,), both images of the same label; finite, and large, where G ignores its noise."""
     weight, z1, z2 = torch.randn(4, 12, requires_grad=True), torch.randn(6, 4), torch.randn(6, 4)
     labels = torch.arange(6) % 3
 
     def generator(z, labels):
-        return (z @ weight + 5.0 * labels[:, None]).view(-1, 1, 3, 4)
+        return (z @ weight * (1 + labels[:, None])).view(-1, 1, 3, 4)
 
     found = given(answer(generator, z1, z2, labels), ())
-    truth = (z1 - z2).abs().mean() / ((z1 - z2) @ weight).abs().mean()
+    truth = (z1 - z2).abs().mean() / (generator(z1, labels) - generator(z2, labels)).abs().mean()
     if torch.allclose(found, 1 / truth, rtol=1e-4):
         raise Wrong("Descended, that would pull the images together: the distance of the images stands below.")
-    same(
-        found,
-        truth,
-        f"For this generator it should be {truth:.3f}, and yours is {found:.3f}. Means of absolute differences; both images of one label.",
-        1e-3,
-    )
-    descended(found, weight, "generator")
-    given(answer(lambda z, labels: torch.zeros(len(z), 1, 3, 4), z1, z2, labels), (), "Where G ignores its noise, the term")
+    if found > 1_000 * truth:
+        raise Wrong("The two images are the same: one of each noise.")
+    why = f"For this generator it should be {truth:.3f}, and yours is {found:.3f}: mean absolute differences, both images of one label."
+    same(found, truth.detach(), why, 1e-3)
+    descended(found, truth, weight, "generator")
+    dead = given(answer(lambda z, labels: torch.zeros(len(z), 1, 3, 4), z1, z2, labels), (), "Where G ignores its noise, the term")
+    if dead < 100:
+        raise Wrong(f"Where G ignores its noise it should cost much, and costs {dead:.3f}: keep the divisor above a small number.")
 
 
 @exercise(4, 3)
@@ -80,33 +84,38 @@ def gradient_penalty(answer):
     (N, C, H, W), each pair with a random share of its own; score takes images to (N,)."""
     real, weight, score = images_and_score(4_000)
     for length in (2.0, 0.5):
-        slope = length * weight.detach() / weight.detach().norm()
+        slope, truth = length * weight.detach() / weight.detach().norm(), (length - 1) ** 2
         found = given(answer(lambda x, slope=slope: x.flatten(1) @ slope, real[:50].clone(), real[50:100].clone()), ())
-        same(
-            found,
-            (length - 1) ** 2,
-            f"Of a score that slopes by {length:g} everywhere it should be {(length - 1) ** 2:g}, and yours is {found:.3f}.",
-            1e-3,
-        )
-    end = 3 * torch.ones(12).view(1, 1, 3, 4) / weight.detach().norm()  # a score that slopes by 3 there, and by 0 at black
-    real, fake = end.repeat(4_000, 1, 1, 1), torch.zeros(4_000, 1, 3, 4)
+        same(found, truth, f"Of a score that slopes by {length:g} everywhere it should be {truth:g}, and yours is {found:.3f}.", 1e-3)
+    unit = torch.ones(12).view(1, 1, 3, 4) / weight.detach().norm()  # this score slopes there by 1
+    real, fake = 3 * unit.repeat(4_000, 1, 1, 1), unit.repeat(4_000, 1, 1, 1)
     several = torch.stack([given(answer(score, real.clone(), fake.clone()), ()) for _ in range(6)])
-    found, said = several.mean(), "Of a score whose slope rises from 0 to 3 between the images it should be 1.00, the mean of (3 u - 1)^2"
-    if several.std() > 0.1:
+    found, said = several.mean(), "Of a score whose slope rises from 1 at the fake to 3 at the real image it should be 1.33, the mean of (2 u)^2"
+    if several.std() > 0.5:
         raise Wrong("Each pair of images should have a random share of its own; in yours all pairs have the same.")
     for value, why in {
-        2.5: "The points should lie between the images, not at the ends.",
-        0.25: "The points should lie at random between the images, not half way; and each image's own norm counts, not their mean.",
+        2.0: "The points should lie between the images, not at the ends.",
+        0.0: "It looks at the made images alone.",
+        4.0: "It looks at the real images alone.",
+        1.0: "The points should lie at random between the images, not half way; and each image's own norm counts, not their mean.",
     }.items():
-        if abs(found - value) < 0.1:
+        if abs(found - value) < 0.03:
             raise Wrong(f"{said}, and yours is {found:.2f}. {why}")
-    if abs(found - 1) > 0.1:
-        raise Wrong(f"{said}, and yours is {found:.2f}. Is there one share for all pixels of a pair, uniform from 0 to 1?")
-    descended(several[0], weight)
+    if abs(found - 4 / 3) > 0.08:
+        raise Wrong(f"{said}, and yours is {found:.2f}. Is it u real + (1 - u) fake, with one u for all pixels of a pair, uniform from 0 to 1?")
+    if several.std() < 1e-5:
+        raise Wrong("The shares should be drawn anew each time; yours are the same at every call.")
+    shares = (torch.arange(100) + 0.5) / 100
+    slopes = torch.stack([((u * real[:1] + (1 - u) * fake[:1]).flatten(1) * weight).norm() for u in shares])
+    descended(several[0], (slopes - 1).square().mean(), weight, rough=0.2)
 
 
-def descended(loss, weight, who: str = "discriminator") -> None:
-    """Wrong where the loss has no gradient in the weight of the score, or of the generator."""
-    if not loss.requires_grad or torch.autograd.grad(loss, weight, allow_unused=True, retain_graph=True)[0] is None:
+def descended(loss, truth, weight, who: str = "discriminator", rough: float = 1e-3) -> None:
+    """Wrong where the gradient of the loss in the weight of the score, or of the generator, is not that of the truth."""
+    found = torch.autograd.grad(loss, weight, allow_unused=True, retain_graph=True)[0] if loss.requires_grad else None
+    if found is None:
         mend = " Take the first gradient with create_graph=True." if who == "discriminator" else ""
         raise Wrong(f"The {who} can't descend it: no gradient reaches its weights.{mend}")
+    wanted = torch.autograd.grad(truth, weight)[0]
+    if (found - wanted).norm() > rough * wanted.norm():
+        raise Wrong(f"Its value is right, its gradient is not: a part of it is detached, and the {who} would descend something else.")

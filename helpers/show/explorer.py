@@ -60,7 +60,7 @@ class Explorer:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         along = along or (next(iter(self.controls)),)
         self.picture.value = plots.small_png(self.image)  # what a notebook keeps
-        states = [state for name in along for state in self.states(name, count)]
+        states = list(dict(state for name in along for state in self.states(name, count)).items())  # by caption: where two controls cross, once
         alt = f"{len(states)} states of the slider {' and '.join(along)}: {states[0][0]} ... {states[-1][0]}"
         png = base64.b64encode(plots.small_png(plots.contact_sheet(states))).decode()
         shown = {"application/vnd.jupyter.widget-view+json": view, "image/png": png, "text/plain": alt}

@@ -75,12 +75,17 @@ def png(image: Image.Image) -> bytes:
 def show(picture, alt: str) -> None:
     """Show a matplotlib figure, which is closed, or a PIL image, as a PNG of at most 256 colours. alt: what is seen, for who can't see it."""
     if isinstance(picture, plt.Figure):
-        buffer, figure = io.BytesIO(), picture
-        figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+        figure, picture = picture, rendered(picture, 100)
         plt.close(figure)
-        picture = Image.open(buffer)
     encoded = base64.b64encode(small_png(picture)).decode()
     display({"image/png": encoded, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def rendered(figure, dpi: int) -> Image.Image:
+    """A figure as a PIL image without its empty margins."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    return Image.open(buffer)
 
 
 def small_png(image: Image.Image) -> bytes:
@@ -278,7 +283,7 @@ IMGS = Path(__file__).resolve().parents[2] / "imgs"  # for README and REPORT
 def save(figure, name: str) -> None:
     """Keep a figure in imgs/."""
     IMGS.mkdir(exist_ok=True)
-    figure.savefig(IMGS / name, dpi=110, bbox_inches="tight")
+    (IMGS / name).write_bytes(small_png(rendered(figure, 110)))
 
 
 def film(frames: dict, name: str | None = None, milliseconds: int = 250, columns: int | None = None) -> bytes:
