@@ -16,9 +16,11 @@ def gaussian_likelihood(mean, x, sigma):
     return -(0.5 * ((x - mean) / sigma).square() + math.log(sigma) + 0.5 * math.log(2 * math.pi)).sum(1)
 
 
-def score_function(reward, mean, std, noise):
+def leave_one_out(reward, mean, std, noise):
     z = mean + std * noise
-    return (reward(z) * (z - mean) / std**2).mean()
+    rewards = reward(z)
+    others = (rewards.sum() - rewards) / (len(z) - 1)
+    return ((rewards - others) * (z - mean) / std**2).mean()
 
 
 def importance_bound(log_weights):

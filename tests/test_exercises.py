@@ -150,10 +150,10 @@ MISTAKES = [  # of which exercise, the answer, a word of the reason
     ("gaussian_likelihood", lambda m, x, sigma: -(m - x).square().sum(1), "torch.distributions"),
     ("gaussian_likelihood", lambda m, x, sigma: SOLUTIONS["gaussian_likelihood"](m, x, 1.0), "two places"),
     ("gaussian_likelihood", lambda m, x, sigma: SOLUTIONS["gaussian_likelihood"](m, x, sigma) / 6, "product"),
-    ("score_function", lambda f, m, s, e: (f(m + s * e) * e).mean(), "factor of the standard deviation"),
-    ("score_function", lambda f, m, s, e: f(m + s * e).mean(), "slope of log q"),
-    ("score_function", lambda f, m, s, e: -SOLUTIONS["score_function"](f, m, s, e), "2 mean"),
-    ("score_function", lambda f, m, s, e: 2 * (m + s * e).mean(), "step"),
+    ("leave_one_out", lambda f, m, s, e: SOLUTIONS["leave_one_out"](f, m, s, e) * s, "factor of the standard deviation"),
+    ("leave_one_out", lambda f, m, s, e: (f(m + s * e) * e / s).mean(), "without a baseline"),
+    ("leave_one_out", lambda f, m, s, e: ((f(m + s * e) - f(m + s * e).mean()) * e / s).mean(), "own reward"),
+    ("leave_one_out", lambda f, m, s, e: -SOLUTIONS["leave_one_out"](f, m, s, e), "five draws"),
     ("importance_bound", lambda log_weights: log_weights.mean(0), "ELBO"),
     ("importance_bound", lambda log_weights: log_weights.logsumexp(0), "sum"),
     ("importance_bound", lambda log_weights: log_weights.exp().mean(0).log(), "finite"),
@@ -250,6 +250,6 @@ def test_an_unknown_exercise_is_said():
 
 
 def test_a_guess_is_compared(capsys):
-    for guess, said in ((None, "no guess"), (1.05, "well guessed"), (2.0, "what makes the difference")):
+    for guess, said in ((None, "set your guess"), (1.05, "well guessed"), (2.0, "what makes the difference")):
         exercises.predict("the tax", guess, 1.0)
         assert said in capsys.readouterr().out

@@ -33,7 +33,7 @@ def check(name: str, answer: Callable) -> bool:
 def task(name: str) -> str:
     """One exercise as Markdown. UserError for an exercise that there is not."""
     one = found(name)
-    return f"**Exercise `{name}`** {'★' * one.stars}{'☆' * (3 - one.stars)}: {one.task}"
+    return f"**Exercise** {'★' * one.stars}{'☆' * (3 - one.stars)} {one.task.replace('f(', f'{name}(', 1)}"
 
 
 def found(name: str):
@@ -49,9 +49,9 @@ def tasks(notebook: int) -> str:
 
 
 def predict(what: str, guess: float | None, truth: float, within: float = 0.1) -> None:
-    """Say how a guess compares with what came out; no guess, and it only says that one is missing."""
+    """Say how a guess compares with what came out; no guess, and it says no more than that one is missing."""
     if guess is None:
-        print(f"{what}: {truth:.3g}. (You gave no guess: set it, and run this cell again.)")
+        print(f"{what}: set your guess above, and run this cell again.")
     else:
         verdict = "well guessed" if abs(guess - truth) <= within * abs(truth) else "what makes the difference?"
         print(f"{what}: {truth:.3g}; your guess was {guess:.3g}: {verdict}.")

@@ -41,7 +41,7 @@ def planar(answer):
 
 @exercise(3, 2)
 def arc(answer):
-    """`f(a, b, t)`: the point at share t of the arc from a to b, vectors of one norm (D,), about the origin."""
+    """`f(a, b, t)`: a and b (D,) have the same length; the point at share t of the angle from a to b, at that length (slerp)."""
     for norm in (1.0, 2.5):
         a, b = norm * F.normalize(torch.randn(2, 5), dim=1)
         same(given(answer(a, b, 0.0), (5,)), a, "At 0 it should be a, whatever the norm of both.")

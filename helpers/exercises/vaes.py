@@ -7,8 +7,8 @@ from helpers.exercises.checks import Wrong, exercise, given, same
 
 @exercise(2, 1)
 def kl_between(answer):
-    """`f(mean, log_std, prior_mean, prior_log_std)`: KL(N(mean, std^2) || N(prior_mean, prior_std^2)) of each row of (N, D), a prior that may
-    be learned, in nats, (N,)."""
+    """`f(mean, log_std, prior_mean, prior_log_std)`, all (N, D): the KL from N(mean, std^2) to another diagonal Gaussian, a prior that is learned.
+    Sum it over the D latents: one number in nats for each row, (N,). Write the formula; `torch.distributions` is the referee."""
     mean, log_std, prior_mean, prior_log_std = torch.randn(4, 4, 3) * 0.7
     found = given(answer(mean, log_std, prior_mean, prior_log_std), (4,))
     same(given(answer(mean, log_std, mean, log_std), (4,)), 0.0, "It should be 0 where the Gaussian is the prior.")
@@ -26,7 +26,7 @@ def kl_between(answer):
 
 @exercise(2, 1)
 def gaussian_likelihood(answer):
-    """`f(mean, x, sigma)`: log p(x | z) of images x (N, D) under a decoder that says the mean (N, D) of a Gaussian of standard deviation sigma in
+    """`f(mean, x, sigma)`: log p(x | z) of images x (N, D) under a decoder that outputs the mean (N, D) of a Gaussian of standard deviation sigma in
     every pixel, in nats, (N,)."""
     mean, x = torch.rand(2, 4, 6)
     for sigma in (1.0, 0.1):
@@ -41,23 +41,27 @@ def gaussian_likelihood(answer):
 
 
 @exercise(2, 2)
-def score_function(answer):
-    """`f(reward, mean, std, noise)`: the score function's estimate of the gradient of E[reward(z)] by the mean of N(mean, std^2), numbers, of the
-    draws z = mean + std noise, noise (K,); reward takes (K,) to (K,), and need not be differentiable. Return the average, a scalar."""
-    noise = torch.randn(200_000)
+def leave_one_out(answer):
+    """`f(reward, mean, std, noise)`: the score function with a baseline. Draw z = mean + std noise, noise (K,). From the reward of each draw
+    subtract the mean reward of the *other* K - 1 draws; then average as above. mean and std are numbers, reward maps (K,) to (K,)."""
+    noise = torch.randn(5, dtype=torch.float64)
     for mean, std in ((0.7, 0.5), (-0.4, 1.5)):
+        z = mean + std * noise
+        rewards, slope = z.square(), (z - mean) / std**2
+        others = (rewards.sum() - rewards) / 4
         found = given(answer(torch.square, mean, std, noise), ())
-        if abs(found / std - 2 * mean) < 0.1 < abs(found - 2 * mean):
-            raise Wrong("It is off by a factor of the standard deviation: the slope of log q at z is (z - mean) / std^2.")
-        why = f"Of z^2 under N({mean}, {std}^2) the gradient is 2 mean = {2 * mean:.2f}; yours says {found:.2f}, of 200,000 draws."
-        same(found, 2 * mean, f"{why} Average reward(z) times the slope of log q(z) by the mean.", 0.08)
-    steps = given(answer(lambda z: (z > 0).float(), 0.0, 1.0, noise), (), "Of a reward that is a step, the result")
-    same(
-        steps,
-        (2 * torch.pi) ** -0.5,
-        "Of a step at 0 under N(0, 1) it should be the density there, 0.399: no gradient of the reward is needed.",
-        0.02,
-    )
+        wrongs = {
+            "That is the score function without a baseline: right on average, and it scatters as before.": (rewards * slope).mean(),
+            "Leave each draw's own reward out of its baseline: with it in, the estimate is too small by (K - 1) / K.": (
+                (rewards - rewards.mean()) * slope
+            ).mean(),
+            "It is off by a factor of the standard deviation: the slope of log q at z is (z - mean) / std^2.": ((rewards - others) * noise).mean(),
+        }
+        for why, value in wrongs.items():
+            if torch.allclose(found.double(), value, rtol=1e-4):
+                raise Wrong(why)
+        truth = ((rewards - others) * slope).mean()
+        same(found, truth, f"For five draws of N({mean}, {std}^2) and the reward z^2 it should be {truth:.3f}; yours is {found:.3f}.", 1e-4)
 
 
 @exercise(2, 2)

@@ -166,6 +166,19 @@ def scatter_map(codes, labels, classes, size: int = 360):
     return _map(figure, axis)
 
 
+def importance(log_weights, k: int):
+    """Importance weights (K,) of one image and the bound of the first k of them: a caption, and a histogram as a PIL image."""
+    bound = (log_weights[:k].logsumexp(0) - math.log(k)).item()
+    edges = torch.linspace(*log_weights.aminmax(), 40).tolist()
+    figure, axis = plt.subplots(figsize=(5.2, 2.4), layout="constrained")
+    axis.hist(log_weights.cpu(), edges, color="lightgrey", label=f"all {len(log_weights):,}")
+    axis.hist(log_weights[:k].cpu(), edges, label=f"the first {k:,}")
+    axis.axvline(bound, color="C3", label=f"their bound: {bound:.1f}")
+    axis.set(xlabel="log weight of a draw, nats", ylabel="draws", yscale="log")
+    axis.legend(fontsize=7, loc="upper left")
+    return f"K = {k:,}: {bound:.1f} nats", picture(figure)
+
+
 def curve_map(points: dict, xlabel: str, ylabel: str, size: int = 320):
     """A curve through `points`, label -> (x, y), as a PIL image, and a function from a point to its pixel there."""
     figure = plt.figure(figsize=(size / 100 * 1.2, size / 100), dpi=100)

@@ -300,7 +300,7 @@ def walk(model, image, directions, reach: float = 3.0) -> Explorer:
 
     def draw(model, direction, step):
         images = model.decode(start + (step + offsets) * directions[direction])
-        caption = f"direction {direction}: {step:+.1f} from the image for the one in the middle, its neighbours 1 apart"
+        caption = f"direction {direction}: steps {', '.join(f'{step + k:+g}' for k in range(-2, 3))} from the image's code"
         return plots.grid(images, columns=5, scale=_scale(images)), caption
 
     controls = {
@@ -368,9 +368,9 @@ def rate_distortion(models: dict, images, points: dict, n: int = 6, seed: int = 
 def _cross(canvas, x, y, colour="black") -> None:
     """A cross with a white rim."""
     pen = ImageDraw.Draw(canvas)
-    for radius, fill in ((7, "white"), (5, colour)):
-        pen.line([(x - radius, y), (x + radius, y)], fill=fill, width=radius - 3)
-        pen.line([(x, y - radius), (x, y + radius)], fill=fill, width=radius - 3)
+    for radius, width, fill in ((12, 7, "white"), (10, 3, colour)):
+        pen.line([(x - radius, y), (x + radius, y)], fill=fill, width=width)
+        pen.line([(x, y - radius), (x, y + radius)], fill=fill, width=width)
 
 
 def slerp(a, b, t: float):
