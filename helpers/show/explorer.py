@@ -37,7 +37,7 @@ class Explorer:
     def refresh(self, change=None) -> None:
         with aside():
             self.image, caption = self.draw(self.model, **{name: control.value for name, control in self.controls.items()})
-        self.picture.value = plots.png(self.image)
+        self.picture.value = plots.small_png(self.image, optimize=False)
         self.caption.value = caption
 
     def states(self, along: str, count: int) -> list[tuple[str, Image.Image]]:
@@ -59,7 +59,7 @@ class Explorer:
         """Display the widget, and for viewers that show no widgets its picture at `count` values of each control named (default: the first)."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         along = along or (next(iter(self.controls)),)
-        self.picture.value = plots.small_png(self.image)  # what a notebook keeps
+        self.picture.value = plots.small_png(self.image)  # the same picture, smaller: what a notebook keeps
         states = list(dict(state for name in along for state in self.states(name, count)).items())  # by caption: where two controls cross, once
         alt = f"{len(states)} states of the slider {' and '.join(along)}: {states[0][0]} ... {states[-1][0]}"
         png = base64.b64encode(plots.small_png(plots.contact_sheet(states))).decode()

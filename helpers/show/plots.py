@@ -88,13 +88,13 @@ def rendered(figure, dpi: int) -> Image.Image:
     return Image.open(buffer)
 
 
-def small_png(image: Image.Image) -> bytes:
-    """A PIL image as a small PNG: grey ones as they are, others in the 256 colours that are nearest."""
+def small_png(image: Image.Image, optimize: bool = True) -> bytes:
+    """A PIL image as a small PNG: grey ones as they are, others in the 256 colours that are nearest. optimize: smaller yet, and slower."""
     rgb = image.convert("RGB")
     bands, buffer = rgb.split(), io.BytesIO()
     grey = all(band.tobytes() == bands[0].tobytes() for band in bands[1:])
     small = bands[0] if grey else rgb.quantize(256, dither=Image.Dither.NONE)
-    small.save(buffer, format="PNG", optimize=True)
+    small.save(buffer, format="PNG", optimize=optimize)
     return buffer.getvalue()
 
 
