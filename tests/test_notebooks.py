@@ -53,7 +53,7 @@ def sentences(text: str) -> list[str]:
     text = re.sub(r"\$[^$]+\$", "F", text)
     text = re.sub(r"`[^`]+`", "C", text)
     text = re.sub(r"\]\([^)]*\)", "]", text)
-    return [part for part in re.split(r"(?<=[.?!])[\s*)_]+|\n\s*\n|\n\* |\n\d\. |\||·", text) if part.strip()]
+    return [part for part in re.split(r"(?<=[.?!])[\s*_]+|\n\s*\n|\n\* |\n\d\. |\||·", text) if part.strip()]
 
 
 def test_sentences_are_told_apart():
