@@ -45,7 +45,7 @@ WATCH = """
 image => {
   const canvas = document.createElement('canvas'), context = canvas.getContext('2d', {willReadFrequently: true});
   const look = () => {
-    canvas.width = image.width; canvas.height = image.height;
+    canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;  // its own pixels, however the page is laid out meanwhile
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
     const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
     let code = 0, ink = 0;
@@ -164,6 +164,7 @@ def test_every_slider_of(name, lab, page):
             handle = handles.nth(j)
             ends = [float(handle.get_attribute(f"aria-value{end}")) for end in ("now", "max")]
             there, back = ("ArrowLeft", "ArrowRight") if ends[0] >= ends[1] else ("ArrowRight", "ArrowLeft")
+            picture.evaluate("image => image.decode()")
             first = picture.evaluate(WATCH)
             handle.press(there)  # which focuses it first, each time: the notebook may have taken the focus meanwhile
             try:
@@ -174,7 +175,7 @@ def test_every_slider_of(name, lab, page):
                 continue
             waits.append(page.evaluate("window.seen.waited"))
             handle.press(back)
-            page.wait_for_function(FIRST_AGAIN, arg=[first, 0], timeout=10_000)
+            page.wait_for_function(FIRST_AGAIN, arg=[first, 0], timeout=30_000)  # a busy machine draws slowly
             waits.append(page.evaluate("window.seen.waited"))
             moved += 1
             if moved == 1:
