@@ -10,13 +10,10 @@ from pathlib import Path
 
 import torch
 
-from helpers import UserError, data, measures, recipes, training, weights
+from helpers import UserError, data, measures, recipes, runs, training, weights
+from helpers.runs import Run
 from helpers.show import plots
 from helpers.training import Team
-
-
-def run_folder(model, dataset, profile, seed) -> Path:
-    return Path("runs") / f"{model}-{Path(dataset).stem}-{profile}-{seed}"
 
 
 def describe(metrics) -> str:
@@ -44,40 +41,23 @@ def train(args):
     device = training.pick_device()
     dataset = data.load(args.dataset, device=device, size=args.size)
     model, config = recipes.recipe(args.model, profile, dataset, settings, **changes)
-    before = weights.start_from(model, args.start) if args.start else 0.0
-    folder = Path(args.folder or run_folder(args.model, args.dataset, profile, args.seed))
-    if not Team().first:  # the first of several processes keeps the folder
-        training.fit(model.to(device), dataset, config, folder, resume=args.resume)
-        return 0
-    with training.claimed(folder):
-        return train_in(folder, args, profile, device, dataset, model, config, before)
-
-
-def train_in(folder, args, profile, device, dataset, model, config, before):
-    """Train, save and measure; of several processes only the first comes here. before: seconds of the weights it starts from."""
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists() and not args.resume:
-        print(f"{checkpoint} of an earlier run is kept as {checkpoint.with_suffix('.old.pt').name}; --resume would go on with it.")
-        checkpoint.replace(checkpoint.with_suffix(".old.pt"))
-    print(
-        f"{args.model} on {dataset.name}, profile {profile}: {training.count_parameters(model):,} parameters, "
-        f"{f'{config.minutes:g} minutes' if config.minutes else f'{config.epochs} epochs'} on {training.device_name(device)}, in {folder}."
-    )
+    start = weights.start_from(model, args.start) if args.start else None
+    where = {"folder": args.folder} if args.folder else {"under": "runs"}
+    run = Run(model.to(device), dataset, config, args.model, profile, start, command=runs.command_line(), **where)
+    if Team().first:
+        print(
+            f"{args.model} on {dataset.name}, profile {profile}: {training.count_parameters(model):,} parameters, "
+            f"{f'{config.minutes:g} minutes' if config.minutes else f'{config.epochs} epochs'} on {training.device_name(device)}, in {run.folder}."
+        )
     try:
-        record = training.fit(model.to(device), dataset, config, folder, resume=args.resume)
+        run.train(args.resume)
+        if Team().first:
+            found = measures.measure(run, progress=True)
+            print(f"test: {describe(found)}, after {run.record['seconds']:.0f} s; {run.folder / runs.WEIGHTS}")
     except KeyboardInterrupt:
-        kept = f"{checkpoint} is kept; the same command with --resume goes on from there" if checkpoint.exists() else "no checkpoint was due yet"
-        print(f"\nStopped: {kept}.", file=sys.stderr)
+        print(f"\nStopped: {run.left()}.", file=sys.stderr)
         return 130
-    model.eval()
-    record |= {"profile": profile, "model": args.model, "start": args.start, "seconds_before": before}
-    record["command"] = " ".join(["python -m helpers", *sys.argv[1:]])
-    info = {key: record[key] for key in ("dataset", "seed", "seconds", "seconds_before", "device")}
-    info |= {} if dataset.name in data.CLASSES else {"classes": dataset.classes}  # nobody else knows those of one's own
-    weights.save_model(model, folder / "model.safetensors", info)
-    record["metrics"] = measures.evaluate(model, dataset, progress=True)
-    training.write_json(folder / "result.json", record)
-    print(f"test: {describe(record['metrics'])}, after {record['seconds']:.0f} s; {folder / 'model.safetensors'}")
+    return 0
 
 
 def evaluate(args):
@@ -89,10 +69,11 @@ def evaluate(args):
             raise UserError("`evaluate all` takes --data and --record alone: for the rest name one model.")
         return evaluate_all(args, device)
     with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
-        model, info = weights.load_model(args.weights, device)
+        folder = Path(args.weights) if Path(args.weights).is_dir() else None  # of a run
+        model, info = weights.load_model(folder / runs.WEIGHTS if folder else args.weights, device)
         dataset = data.load(args.dataset or info["dataset"], args.data, device, size=model.config.image_shape[1])
-        if args.record and (args.weights not in weights.shipped() or dataset.name != info["dataset"]):
-            raise UserError("--record keeps what was measured of shipped weights on their own data set: give the name of shipped weights alone.")
+        if args.record and ((args.weights not in weights.shipped() and not folder) or dataset.name != info["dataset"]):
+            raise UserError("--record keeps what was measured on a model's own data set: give the name of shipped weights, or a run's folder, alone.")
         started = time.perf_counter()
         found = measures.evaluate(model, dataset, samples=args.samples, progress=True)
         if args.inception:
@@ -100,7 +81,9 @@ def evaluate(args):
             with training.aside():
                 drawn = model.sample(len(images), labels=dataset.test_labels if model.labelled else None)
             found["inception_distance"] = measures.inception_distance(drawn, images)
-        if args.record:
+        if args.record and folder:
+            runs.keep_metrics(folder, found)
+        elif args.record:
             weights.keep_metrics(args.weights, found | (speed(model) if model.draws else {}))
     result = {
         "name": args.weights,
@@ -133,7 +116,7 @@ def evaluate_all(args, device):
             found = {key: value for key, value in found.items() if key not in measures.BY_SAMPLES}
             found |= measures.nll_of_some(model, dataset.test_images, samples)
         found |= speed(model) if model.draws else {}
-        differs = [key for key in recorded if key in found and key not in UNLIKE and not measures.agrees(key, found[key], recorded[key])]
+        differs = [key for key in recorded if key in found and key not in UNLIKE and not measures.metric(key).agrees(found[key], recorded[key])]
         left = [key for key in recorded if key not in found]
         compared += sum(isinstance(recorded[key], float | int) and key not in UNLIKE for key in recorded.keys() - left)
         wrong += [f"{name}: {key} is {found[key]}, recorded {recorded[key]}" for key in differs]
@@ -198,25 +181,8 @@ def list_(args):
             print(textwrap.fill(f"{kind:9} {', '.join(names[kind])}", 100, subsequent_indent=" " * 10))
         print(f"\n{'weights':26}{'parameters':>11}{'minutes':>9}  measured on the test images")
         for name, entry in found.items():
-            print(f"{name:26}{entry['parameters']:11,}{entry['seconds'] / 60:9.1f}  {headline(entry['metrics'])}")
+            print(f"{name:26}{entry['parameters']:11,}{entry['seconds'] / 60:9.1f}  {measures.headline(entry['metrics'])}")
         print("\n`python -m helpers list NAME` tells all that was measured of one; --json, of all.")
-
-
-HEADLINES = {  # metric -> how the table of shipped weights says it
-    "bits_per_dim": "{:.3f} bits/dim",
-    "nll": "{:.1f} nats",
-    "neg_elbo": "ELBO {:.1f} nats",
-    "accuracy": "accuracy {:.1%}",
-    "frechet_distance": "Fréchet {:.2f}",
-    "control_accuracy": "as asked {:.1%}",
-}
-
-
-def headline(metrics: dict) -> str:
-    """The few numbers that people ask for: of a likelihood the best known."""
-    known = [key for key in HEADLINES if key in metrics]
-    known = [key for key in known if key not in ("nll", "neg_elbo") or key == next(k for k in ("bits_per_dim", "nll", "neg_elbo") if k in metrics)]
-    return ", ".join(HEADLINES[key].format(metrics[key]) for key in known)
 
 
 def show(values: dict, without: tuple[str, ...] = ()) -> None:
@@ -226,7 +192,7 @@ def show(values: dict, without: tuple[str, ...] = ()) -> None:
 
 
 def ship(args):
-    weights.ship(args.folder, args.name, args.set)
+    runs.ship(args.folder, args.name, args.set)
 
 
 def experiment(args):
@@ -312,12 +278,12 @@ def parser():
     train_options(commands.add_parser("train", help="train a model; leaves weights and a record under runs/"))
 
     command = commands.add_parser("evaluate", help="measure trained weights on the test set")
-    command.add_argument("weights", help="a shipped name such as realnvp-mnist, a .safetensors file, or all: each shipped one against its record")
+    command.add_argument("weights", help="a shipped name, a .safetensors file, a run's folder, or all: each shipped one against its record")
     command.add_argument("--data", metavar="ROOT", help="the folder that holds the data sets (default: DATA_DIR, else data)")
     command.add_argument("--dataset", help="another data set than the one trained on")
     command.add_argument("--samples", type=int, default=1, help="importance samples an image (default 1)")
     command.add_argument("--inception", action="store_true", help="the literature's FID too; downloads Inception's weights (91 MB) once")
-    command.add_argument("--record", action="store_true", help="keep what was measured as the record of these shipped weights")
+    command.add_argument("--record", action="store_true", help="keep what was measured in the record of these shipped weights, or of this run")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     command.set_defaults(call=evaluate)
 

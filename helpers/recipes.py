@@ -210,7 +210,9 @@ def recipe(model: str, profile: str, dataset, settings: dict | None = None, **ch
         settings = settings | {"classes": round(len(dataset.classes) ** (1 / dataset.parts)), "parts": dataset.parts}
     torch.manual_seed(check_seed(train_config.seed))
     try:
-        return found.kind(found.kind.Config(image_shape=dataset.image_shape, **settings)), train_config
+        model = found.kind(found.kind.Config(image_shape=dataset.image_shape, **settings))
+        model.asked = frozenset(asked)
+        return model, train_config
     except (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
         if isinstance(error, UserError) or not asked:
             raise

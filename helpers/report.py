@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 
 from helpers import UserError, data, experiments, speedrun, weights
+from helpers.measures import metric
 from helpers.measures.disentanglement import CARRIES, gap_ceiling
 from helpers.models.matching import FlowMatching
 from helpers.recipes import RECIPES
@@ -179,14 +180,8 @@ def table(name: str, columns: dict[str, str], digits: int = 2) -> str:
     return rows(["", *columns, "parameters", "seconds"], lines) + provenance(name)
 
 
-COLUMNS = {  # heading -> metric and digits, in the table of all models
-    "Fréchet": ("frechet_distance", 2),
-    "kernel": ("kernel_distance", 3),
-    "precision": ("precision", 2),
-    "recall": ("recall", 2),
-    "classes": ("classes_covered", 0),
-    "control": ("control_accuracy", 3),
-}
+# the metrics in the table of all models
+COLUMNS = ("frechet_distance", "kernel_distance", "precision", "recall", "classes_covered", "control_accuracy")
 
 
 def likelihood(name: str, metrics, recipe) -> str:
@@ -211,7 +206,7 @@ def models(dataset: str) -> str:
     entries = {name: entry for name, entry in entries.items() if "samples_per_second" in entry["metrics"]}
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["metrics"]["frechet_distance"]):
         found = entry["metrics"]
-        values = [number(found[key], digits) if key in found else "–" for key, digits in COLUMNS.values()]
+        values = [number(found[key], digits) if key in found else "–" for key, digits in ((key, metric(key).digits) for key in COLUMNS)]
         cost = [f"{entry['parameters']:,}", f"{entry['seconds'] / 60:.1f} min, {entry['device']}", f"{found['samples_per_second']:,.0f}"]
         lines.append([f"`{name}`", likelihood(name, found, RECIPES[entry["model"]]), *values, *cost])
         floor = found if "kernel_floor" in found else floor
@@ -219,7 +214,7 @@ def models(dataset: str) -> str:
         values = [number(floor[key], digits) for key, digits in (("kernel_floor", 3), ("precision_of_real", 2), ("recall_of_real", 2))]
         distance = f"{number(floor['frechet_floor'])} ({number(floor['frechet_floor_low'], 3)} to {number(floor['frechet_floor_high'], 3)})"
         lines.append(["real training images", "", distance, *values, *[""] * 5])
-    return rows(["", "likelihood", *COLUMNS, "parameters", "training", "samples/s"], lines)
+    return rows(["", "likelihood", *(metric(key).heading for key in COLUMNS), "parameters", "training", "samples/s"], lines)
 
 
 def against_the_clock() -> str:
@@ -265,12 +260,14 @@ def compared(name: str, base: str, metric: str, heading: str, digits: int, more:
             [label.removeprefix(only), cell(entry, metric, digits), change_, said, *others_, f"{entry['parameters']:,}", f"{entry['seconds']:.0f}"]
         )
     header = ["", heading, f"change from *{base.removeprefix(only)}*", "with every seed", *more, "parameters", "seconds"]
-    return rows(header, lines) + provenance(name)
+    return rows(header, lines) + provenance(name, only)
 
 
-def provenance(name: str) -> str:
-    """The line under a table: command, images, seeds, device, precision."""
+def provenance(name: str, only: str = "") -> str:
+    """The line under a table: command, images, seeds, device, precision; only: of the rows whose label begins so."""
     record = experiments.load(name)
+    if only:
+        record = record | {"rows": [row for row in record["rows"] if row["label"].startswith(only)]}
     if "row" not in record.get("rows", [{}])[0]:  # a measurement of shipped weights
         images = f"{record.get('n') or record.get('samples') or record['images']:,} {record.get('split', 'test')} images"
         return f"\n\n`{record['command']}`: {images}; on {record['device']}."

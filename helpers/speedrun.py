@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from helpers import data, measures, recipes, training, weights
 from helpers.experiments.row import SEEDS
+from helpers.runs import Run
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ def attempt(goal: Goal, seed: int, progress: bool = True) -> dict:
     device = training.pick_device()
     dataset = data.load(goal.dataset, device=device)
     model, config = recipes.recipe(goal.model, goal.profile, dataset, goal.settings, seed=seed, minutes=goal.minutes, **goal.train)
-    record = training.fit(model.to(device), dataset, config, progress=progress)
-    model.eval()
+    record = Run(model.to(device), dataset, config, goal.model, goal.profile).train(progress=progress)
     model.config = type(model.config)(**vars(model.config) | goal.after)
     value = measures.evaluate(model, dataset, only=(goal.measure,), floor=False)[goal.metric]
     seconds = round(record["seconds"] + record["compile_seconds"], 1)
@@ -57,7 +57,9 @@ def attempt(goal: Goal, seed: int, progress: bool = True) -> dict:
 def run(only: str | None = None, seeds: tuple[int, ...] = SEEDS) -> dict:
     """Run every goal, or one, with every seed; write results/speedrun.json with those goals that all seeds met."""
     path = weights.RESULTS / "speedrun.json"
-    record = json.loads(path.read_text()) if path.exists() else {"what": "minutes of training from scratch to fixed goals", "goals": {}}
+    record = (
+        json.loads(path.read_text()) if path.exists() else {"what": "minutes of training from scratch to fixed goals", "split": "test", "goals": {}}
+    )
     for name, goal in GOALS.items():
         if only not in (None, name):
             continue

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from helpers import UserError
-from helpers.recipes import RECIPES, settings_of
+from helpers.recipes import RECIPES
 from helpers.training import write_atomically, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,13 +19,16 @@ RESULTS = ROOT / "results"
 
 
 def name_of(model) -> str:
-    """The first name in RECIPES of a model's class."""
-    return next(name for name, recipe in RECIPES.items() if recipe.kind is type(model))
+    """The first name in RECIPES of a model's class. UserError where it has none."""
+    for name, recipe in RECIPES.items():
+        if recipe.kind is type(model):
+            return name
+    raise UserError(f"{type(model).__name__} has no entry in helpers.recipes.RECIPES: give it one, so that its weights can be loaded again.")
 
 
-def save_model(model, path, info: dict) -> None:
-    """Write weights with what is needed to use them again: the model's name, its configuration and `info`."""
-    header = {"model": name_of(model), "config": json.dumps(asdict(model.config)), "info": json.dumps(info)}
+def save_model(model, path, info: dict, name: str | None = None) -> None:
+    """Write weights with what is needed to use them again: the model's name in RECIPES, its configuration and `info`."""
+    header = {"model": name or name_of(model), "config": json.dumps(asdict(model.config)), "info": json.dumps(info)}
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     content = safetensors.torch.save(tensors, metadata=header)
     write_atomically(path, lambda file: file.write(content))
@@ -64,8 +67,9 @@ def metadata(content: bytes) -> dict[str, str]:
     return json.loads(content[8 : 8 + size])["__metadata__"]
 
 
-def start_from(model, weights) -> float:
-    """Give `model` the trained `weights` (a shipped name or a file) instead of its random start; return the seconds they cost.
+def start_from(model, weights) -> dict:
+    """Give `model` the trained `weights` (a shipped name or a file) instead of its random start; return what a record says of
+    it: their name, their sha256 and the seconds that they cost.
 
     Where the model's tensor has more input channels than the trained one, as in the networks of a conditional flow, the
     new channels start at 0; a tensor of another shape keeps its own start. What was taken is not initialised from data
@@ -91,9 +95,10 @@ def start_from(model, weights) -> float:
             module.started = {f"{prefix}.{name}" for name, _ in own} <= taken
     if not taken:
         raise UserError(f"Not one tensor of {weights} fits this model: start from weights of the same family and widths.")
-    if str(weights) in shipped():
-        return shipped()[str(weights)]["seconds"]
-    return info.get("seconds", 0.0) + info.get("seconds_before", 0.0)
+    entry = shipped().get(str(weights))
+    before = entry["seconds"] if entry else info.get("seconds", 0.0) + info.get("seconds_before", 0.0)
+    digest = entry["sha256"] if entry else hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    return {"start": str(weights), "start_sha256": digest, "seconds_before": before}
 
 
 # -------------------------------------------------------------------------------------------------------- shipped
@@ -117,23 +122,14 @@ def record(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def ship(folder, name: str, settings: list[str] | None = None) -> None:
-    """Put a finished run into weights/ and results/ under `name`, in half precision, and enter it in the index.
-
-    Its seconds there include those of the weights that it started from. settings: "guidance=1.0", of what is not in the
-    weights but decides how they are used; what was measured before is then to be measured again (`evaluate --record`).
-    """
-    try:
-        content, result = (Path(folder) / "model.safetensors").read_bytes(), json.loads((Path(folder) / "result.json").read_bytes())
-    except OSError as error:
-        raise UserError(f"{folder} holds no finished run ({error.strerror}): give the folder of one that `train` has left.") from None
-    changed = settings_of(result["model"], settings or [])
-    content, result["model_config"] = halved(content, changed), result["model_config"] | changed
+def store(name: str, content: bytes, result: dict, changed: dict) -> None:
+    """Weights, in half precision, and their record, under `name`, entered in the index; changed: settings of the model that are to be others."""
+    content, result = halved(content, changed), result | {"model_config": result["model_config"] | changed}
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
     entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
     entry["seconds"] += result.get("seconds_before", 0.0)
     write_atomically(WEIGHTS / f"{name}.safetensors", lambda file: file.write(content))
-    write_json(RESULTS / f"{name}.json", result)
+    write_json(RESULTS / f"{name}.json", result | {"weights_sha256": entry["sha256"]})
     enter(name, entry)
 
 

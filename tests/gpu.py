@@ -44,10 +44,10 @@ VIEWS = {
 }
 
 
-def the_run(name: str, profile: str, dataset, device, settings: dict | None = None, **changes) -> loop.Run:
+def the_run(name: str, profile: str, dataset, device, settings: dict | None = None, **changes) -> loop.Training:
     """A training at its start; of one whose steps grow all along its schedule, where they are dearest."""
     model, config = recipes.recipe(name, profile, dataset, settings, **changes)
-    run = loop.Run(model.to(device), dataset.to(device), config, Team())
+    run = loop.Training(model.to(device), dataset.to(device), config, Team())
     run.start(None)
     run.state.step = int(0.9 * run.total_steps) * model.uneven
     return run
@@ -111,7 +111,7 @@ def resumed(dataset, device) -> float:
         with tempfile.TemporaryDirectory() as folder:
             model, config = recipes.recipe("vae", "smoke", dataset, compile=False)
             if cut:
-                half = loop.Run(model.to(device), dataset.to(device), config, Team())
+                half = loop.Training(model.to(device), dataset.to(device), config, Team())
                 half.start(None)
                 for _ in range(half.total_steps // 2):
                     epoch, i = divmod(half.state.step, half.steps_per_epoch)

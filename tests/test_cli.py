@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from helpers import __main__ as cli
-from helpers import data, measures, recipes, training, weights
+from helpers import data, measures, recipes, runs, training, weights
 from helpers.training import checkpoints
 
 
@@ -49,7 +49,7 @@ def test_evaluate_can_keep_what_it_measured(trained, tmp_path, monkeypatch, caps
         monkeypatch.setattr(weights, folder, tmp_path / folder)
     assert run("evaluate", trained / "model.safetensors", "--record") == 1
     assert "name of shipped weights" in capsys.readouterr().err
-    weights.ship(trained, "mine")
+    runs.ship(trained, "mine")
     before = (weights.shipped()["mine"], json.loads((tmp_path / "RESULTS" / "mine.json").read_text()))
     assert run("evaluate", "mine", "--samples", 2, "--record") == 0
     after = (weights.shipped()["mine"], json.loads((tmp_path / "RESULTS" / "mine.json").read_text()))
@@ -74,7 +74,7 @@ def test_a_read_only_disk(trained, tmp_path, monkeypatch, capsys):
     """What only reads goes on; what would write says so and leaves every file as it was."""
     for folder in ("WEIGHTS", "RESULTS"):
         monkeypatch.setattr(weights, folder, tmp_path / folder)
-    weights.ship(trained, "mine")
+    runs.ship(trained, "mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def refuse(*args, **options):
@@ -91,7 +91,7 @@ def test_a_read_only_disk(trained, tmp_path, monkeypatch, capsys):
 def test_evaluate_all_measures_again_and_fails_on_what_differs(trained, tmp_path, monkeypatch, capsys):
     for name in ("WEIGHTS", "RESULTS"):
         monkeypatch.setattr(weights, name, tmp_path / name)
-    weights.ship(trained, "mine")
+    runs.ship(trained, "mine")
     assert (tmp_path / "WEIGHTS" / "mine.safetensors").stat().st_size < 0.7 * (trained / "model.safetensors").stat().st_size  # halved
     assert run("evaluate", "all") == 0 and "mine" in (said := capsys.readouterr().out) and "as recorded" in said
     recorded = weights.record("mine")["metrics"]["bits_per_dim"]
@@ -113,7 +113,7 @@ def test_evaluate_all_measures_a_long_likelihood_on_some_images(tmp_path, monkey
         monkeypatch.setattr(module, "LONG", 3)
     monkeypatch.setattr(measures.likelihood, "compiled", lambda model, wanted: contextlib.nullcontext())
     assert run("train", "vae", "--dataset", "digits", "--profile", "smoke", "--epochs", 1, "--folder", tmp_path / "run") == 0
-    weights.ship(tmp_path / "run", "mine")
+    runs.ship(tmp_path / "run", "mine")
     assert run("evaluate", "mine", "--samples", 3, "--record") == 0 and run("evaluate", "all") == 0
     said = capsys.readouterr().out
     assert re.search(r"as recorded; not measured again: nll, standard_error, importance_samples \(3 importance samples an image\)", said)
@@ -150,11 +150,11 @@ def test_an_earlier_checkpoint_is_not_lost(trained, capsys):
     before = (trained / "checkpoint.pt").read_bytes()
     assert run("train", "realnvp", "--dataset", "digits", "--profile", "smoke", "--epochs", "1", "--folder", trained) == 0
     assert (trained / "checkpoint.old.pt").read_bytes() == before
-    assert "--resume would go on" in capsys.readouterr().out
+    assert "--resume, or RESUME in a notebook, would go on" in capsys.readouterr().out
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    def interrupted(model, dataset, config, folder, resume):
+    def interrupted(model, dataset, config, folder, resume, **how):
         (folder / "checkpoint.pt").write_bytes(b"")  # the folder is there: it has been claimed
         raise KeyboardInterrupt
 
@@ -274,7 +274,8 @@ def test_training_starts_from_trained_weights(trained, told, tmp_path, capsys):
     assert run(*command, "--start", told, "--folder", tmp_path / "second") == 0
     record = json.loads((tmp_path / "second" / "result.json").read_text())
     assert record["seconds_before"] == weights.load_model(told)[1]["seconds"] > 0
-    assert weights.start_from(model, tmp_path / "second" / "model.safetensors") == record["seconds"] + record["seconds_before"]
+    start = weights.start_from(model, tmp_path / "second" / "model.safetensors")
+    assert start["seconds_before"] == record["seconds"] + record["seconds_before"] and start["start_sha256"] == record["weights_sha256"]
     assert run("train", "classifier", "--dataset", "digits", "--profile", "smoke", "--start", told, "--folder", tmp_path) == 1
     assert "Not one tensor" in capsys.readouterr().err
 

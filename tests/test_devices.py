@@ -28,7 +28,7 @@ def test_in_float16_it_learns_as_well(digits, name):
 @pytest.mark.parametrize("name", ["vae", "matching"])  # of AdamW and of Muon
 def test_a_step_that_overflows_in_float16_is_not_taken(digits, name):
     model, config = recipes.recipe(name, "smoke", digits, precision="float16")
-    run = loop.Run(model, digits, config, Team())
+    run = loop.Training(model, digits, config, Team())
     run.start(None)
     before = state(model)
     run.state.scaler.scale(torch.ones(()))

@@ -32,8 +32,18 @@ def test_every_row_can_be_built_and_the_record_is_of_these_rows(name):
         for done in experiments.load(name)["rows"]:
             row = rows[done["label"]]
             now = replace(row, train=replace(row.train, seed=done["seed"]))
-            assert experiments.known(done["row"], now) == experiments.plain(now), done["label"]
+            assert experiments.known(done, now) == experiments.plain(now), done["label"]
             assert {"device", "seconds", "parameters"} <= set(done)
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_rows_that_are_compared_were_rounded_alike(name):
+    """float32 beside bfloat16 would be two changes at once: of one data set all rows ran in one precision."""
+    if (weights.RESULTS / f"{name}.json").exists():
+        ran = {}
+        for done in experiments.load(name)["rows"]:
+            ran.setdefault(done["row"]["dataset"], set()).add(done.get("precision"))
+        assert all(len(precisions) == 1 for precisions in ran.values()), ran
 
 
 def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):

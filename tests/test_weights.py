@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -106,3 +108,24 @@ def test_every_shipped_file_is_in_order():
         assert (weights.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8 * 2**20
         assert record["epochs"] and record["seconds"] > 0 and record["device"]
     assert set(weights.shipped()) == {path.stem for path in weights.WEIGHTS.glob("*.safetensors")}
+
+
+def records():
+    return [(path.stem, record) for path in sorted(weights.RESULTS.glob("*.json")) if "command" in (record := json.loads(path.read_text()))]
+
+
+@pytest.mark.parametrize(("name", "record"), records(), ids=lambda part: part if isinstance(part, str) else "")
+def test_a_record_says_where_it_comes_from(name, record):
+    """Its command can be pasted; the weights at its start are shipped, or it says where they are; it says on which images it was measured."""
+    assert all(part.isprintable() for part in shlex.split(record["command"].split(", before")[0]))
+    assert "=(" not in re.sub("'[^']*'", "", record["command"])
+    if record.get("start"):
+        shipped = weights.shipped().get(record["start"])
+        today = shipped is not None and record.get("start_sha256") == shipped["sha256"]
+        assert today or record["start_note"], "it starts from weights that nobody can find"
+        assert record["seconds_before"] > 0
+    if "rows" in record:
+        splits = {row["metrics"].get("split") for row in record["rows"] if row.get("metrics")} or {record.get("split")}
+        assert splits <= {"validation", "test", "train"}
+    elif "goals" in record or "metrics" not in record:
+        assert record["split"] in ("validation", "test")

@@ -26,6 +26,7 @@ from helpers.experiments.row import SEEDS, Row
 from helpers.models.layers import levels
 from helpers.models.model import Model
 from helpers.recipes import check_seed
+from helpers.runs import Run
 from helpers.show import plots
 
 EXPERIMENTS = flows.EXPERIMENTS | matching.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
@@ -73,17 +74,16 @@ def run(name: str, only: str | None = None, seed: int | None = None) -> dict:
         for label, row in rows.items():
             row = replace(row, train=replace(row.train, seed=seed))
             identity = plain(row)
-            same = [done for done in record["rows"] if (done["label"], known(done["row"], row)) == (label, identity)]
+            same = [done for done in record["rows"] if (done["label"], known(done, row)) == (label, identity)]
             if any(done["metrics"].get("split", SPLIT) == SPLIT for done in same):
                 continue
             print(f"== {name}: {label}, seed {seed}", flush=True)
-            model, found = train_row(row, sets[row.dataset], device)
+            kept = Path("runs") / name / label.replace(": ", "-").replace(" ", "-") if seed == SEEDS[0] and "weights" in row.measure else None
+            model, found = train_row(row, sets[row.dataset], device, kept, record["command"])
             result = {"label": label, "seed": seed, "row": identity, "parameters": training.count_parameters(model)} | found
             print(json.dumps({k: v for k, v in result.items() if k in ("seconds", "metrics")}), flush=True)
             if seed == SEEDS[0] and PICTURED & set(row.measure):
                 keep_pictures(name, label, model, sets[row.dataset])
-            if seed == SEEDS[0] and "weights" in row.measure:
-                keep_weights(name, label, model, result)
             rows_ = load(name)["rows"] if path.exists() else []  # another process may have added some meanwhile
             record["rows"] = [done for done in rows_ if done["label"] in rows_of(name) and (done["label"], done["seed"]) != (label, seed)] + [result]
             record["rows"].sort(key=lambda done: (done["seed"], list(rows_of(name)).index(done["label"])))  # whenever each was run
@@ -96,9 +96,12 @@ def plain(row) -> dict:
     return json.loads(json.dumps(asdict(row)))
 
 
-def known(recorded: dict, row: Row) -> dict:
-    """What a record says of its row, with the defaults of the settings that `row` has and that came after the record."""
-    return recorded | {part: plain(type(getattr(row, part))()) | recorded[part] for part in ("config", "train")}
+def known(done: dict, row: Row) -> dict:
+    """What a record says of its row: settings that came after it at their defaults, a precision left to the machine as the one that ran."""
+    found = done["row"] | {part: plain(type(getattr(row, part))()) | done["row"][part] for part in ("config", "train")}
+    if row.train.precision != "auto" and found["train"]["precision"] == "auto":
+        found["train"]["precision"] = done["precision"]
+    return found
 
 
 def measure_shipped(name: str) -> dict:
@@ -109,22 +112,25 @@ def measure_shipped(name: str) -> dict:
     return record
 
 
-def train_row(row: Row, dataset, device):
-    """Train a row and measure it on the validation images; a loss that is not finite is a result too."""
+def train_row(row: Row, dataset, device, folder=None, command: str | None = None):
+    """Train a row and measure it on the validation images; a loss that is not finite is a result too. folder: where its weights are to be."""
     torch.compiler.reset()
-    model = build(row, row.train.seed).to(device)
+    run = Run(build(row, row.train.seed).to(device), dataset, row.train, folder=folder, command=command)
+    model = run.model
     where = {"device": training.device_name(device), "versions": {"python": platform.python_version(), "torch": torch.__version__}}
     started = time.perf_counter()
     game = len(model.players()) > 1  # only what is played can collapse
     watch = measures.CollapseWatch(measures.judge(dataset), dataset.part(SPLIT)[0]) if game else None
     try:
-        record = training.fit(model, dataset, row.train, progress=False, on_report=watch)
+        record = run.train(progress=False, on_report=watch)
     except training.NonFiniteLoss as error:
         return model.eval(), where | {"seconds": round(time.perf_counter() - started, 1), "stopped": str(error), "metrics": {}}
     found = {key: record[key] for key in ("seconds", "compile_seconds", "compiled", "precision", "epochs", "alarms") if key in record}
     if watch:
         found["variety"] = [{key: round(value, 4) for key, value in row.items()} for row in watch.rows]
-    return model.eval(), where | found | {"metrics": measure(row, model, dataset)}
+    found["metrics"] = measure(row, model, dataset)
+    run.measured({key: value for key, value in found["metrics"].items() if not isinstance(value, list | dict)})
+    return model, where | found
 
 
 def measure(row: Row, model, dataset) -> dict:
@@ -196,17 +202,6 @@ def keep_pictures(name: str, label: str, model, dataset, n: int = 12) -> None:
     labels = PngImagePlugin.PngInfo()
     labels.add_text("rows", json.dumps(list(kept)))
     training.write_atomically(path, lambda file: Image.fromarray(rows.numpy()).save(file, format="PNG", pnginfo=labels))
-
-
-def keep_weights(name: str, label: str, model, result: dict) -> None:
-    """The model of a row into runs/NAME/LABEL, as `python -m helpers train` leaves one: ready for `python -m helpers ship`."""
-    folder, row = Path("runs") / name / label.replace(": ", "-").replace(" ", "-"), result["row"]
-    record = {key: result[key] for key in ("parameters", "device", "versions", "seconds", "compiled", "precision", "epochs")}
-    record["metrics"] = {key: value for key, value in result["metrics"].items() if not isinstance(value, list | dict)}
-    record |= {"model": weights.name_of(model), "model_config": row["config"], "train_config": row["train"], "dataset": row["dataset"]}
-    record |= {"seed": result["seed"], "command": f"python -m helpers experiment {name}"}
-    weights.save_model(model, folder / "model.safetensors", {key: record[key] for key in ("dataset", "seed", "seconds", "device")})
-    training.write_json(folder / "result.json", record)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading

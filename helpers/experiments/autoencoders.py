@@ -153,10 +153,7 @@ def decoded(names: tuple[str, ...], sources, kind: str, device) -> dict:
         with training.aside(0):
             for source, drawn in sources(model, dataset.train_images).items():
                 images = torch.cat([model.decode(part) for part in drawn(n).split(at_once(device))])
-                ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
-                found = {"frechet_distance": measures.frechet_distance(ours, reference.features), "legibility": measures.legibility(read)}
-                found |= measures.precision_recall(ours[: measures.SOME], reference.features[: measures.SOME])
-                rows.append({"weights": name, kind: source} | found)
+                rows.append({"weights": name, kind: source} | measures.beside(images, reference))
                 print(json.dumps(rows[-1]), flush=True)
     return {"n": n, "split": "test", "rows": rows}
 

@@ -133,12 +133,7 @@ def temperature(device) -> dict:
     reference = measures.Reference(dataset, "validation")
 
     def measured(images):
-        ours, read = measures.features(reference.classifier, images), measures.predict(reference.classifier, images)
-        return {
-            "legibility": measures.legibility(read),
-            "diversity": measures.diversity(ours),
-            "frechet_distance": measures.frechet_distance(ours, reference.features),
-        }
+        return measures.beside(images, reference) | {"diversity": measures.diversity(measures.features(reference.classifier, images))}
 
     rows = []
     for t in [round(0.1 * i, 1) for i in range(13)]:
@@ -168,7 +163,7 @@ def classify(device) -> dict:
 
     likelihoods = {"given the label": bits(given), "own mixture of the ten labels": bits(own), "what the label saves": bits(given - own)}
     right = (found == labels).float().mean().item()
-    return {"n": len(found), "accuracy": right, "confusion, a row a true class": table.tolist(), "likelihoods": likelihoods}
+    return {"n": len(found), "split": "test", "accuracy": right, "confusion, a row a true class": table.tolist(), "likelihoods": likelihoods}
 
 
 def surprise(device) -> dict:
@@ -188,7 +183,7 @@ def surprise(device) -> dict:
                 zipped = [len(zlib.compress(image.cpu().numpy().tobytes(), 9)) for image in images]
                 found["rank correlation with zlib"] = spearmanr(bits.cpu(), zipped).statistic.item()
             rows.append({"flow": f"realnvp-{trained_on}", "images": name, "n": len(images)} | found)
-    return {"images": n, "rows": rows}
+    return {"images": n, "split": "test", "rows": rows}
 
 
 MEASUREMENTS = {"temperature": temperature, "classify": classify, "surprise": surprise}

@@ -9,6 +9,7 @@ from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.autoencoders import VAE, TCVAEConfig, VAEConfig
 from helpers.models.hierarchical import FVAE, FVAEConfig, LadderConfig
+from helpers.runs import Run
 from helpers.training import TrainConfig
 
 BETAS = (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -74,7 +75,7 @@ def with_decoder_of(model, encoder, dataset, train: TrainConfig, device):
     """The untrained VAE `encoder` trained with the decoder of `model`, which stays as it is."""
     encoder.decoder.load_state_dict(model.decoder.state_dict())
     encoder.to(device).decoder.requires_grad_(False)
-    training.fit(encoder, dataset, train, progress=False)
+    Run(encoder, dataset, train).train(progress=False)
     return encoder.eval()
 
 
@@ -89,7 +90,7 @@ def frozen(device) -> dict:
         for trained_with, couplings in kinds.items():
             torch.manual_seed(seed)
             model = FVAE(replace(BASE, couplings=couplings)).to(device)
-            training.fit(model, dataset, train, progress=False)
+            Run(model, dataset, train).train(progress=False)
             encoders = {"its own": model.eval()}
             for kind, own in kinds.items():
                 torch.manual_seed(seed + 100)
@@ -110,7 +111,7 @@ def amortisation(device) -> dict:
         train = TrainConfig(epochs=3, batch_size=128, learning_rate=2e-3, average=0.99, compile=False, seed=seed)
         torch.manual_seed(seed)
         plane = VAE(config).to(device)
-        training.fit(plane, dataset, train, progress=False)
+        Run(plane, dataset, train).train(progress=False)
         plane.eval()
         with training.aside(0):
             binary = plane.observed(dataset.part("validation")[0][:n])[:, None]  # binarised once

@@ -55,20 +55,13 @@ class Ruler:
             noise = self.model.prior(SOME).split(size)
             told = [None] * len(noise) if labels is None else labels.split(size)
             drawn = torch.cat([self.model.decode(z, y, **how) for z, y in zip(noise, told, strict=True)])
-        ours = measures.features(self.reference.classifier, drawn)
-        found = {"frechet_distance": measures.frechet_distance(ours, self.reference.features)}
-        found |= measures.precision_recall(ours, self.reference.features)
-        found["legibility"] = measures.legibility(measures.predict(self.reference.classifier, drawn))
-        if labels is not None:
-            found["control_accuracy"] = measures.accuracy(self.reference.classifier, drawn, labels)
+        found = measures.beside(drawn, self.reference, labels)
         print(json.dumps(how | found), flush=True)
         return how | found
 
     def real(self) -> dict:
         """As many training images instead of samples: what a perfect model would reach, with as few."""
-        ours = measures.features(self.reference.classifier, self.dataset.train_images[:SOME])
-        found = {"frechet_distance": measures.frechet_distance(ours, self.reference.features)}
-        return found | measures.precision_recall(ours, self.reference.features)
+        return measures.beside(self.dataset.train_images[:SOME], self.reference)
 
 
 def solver(device) -> dict:

@@ -1,9 +1,9 @@
 """What a trained model is worth, in units that can be compared.
 
-A model names its measures; each is one of MEASURES, a function of a Task. Which models there are is nobody's business here.
+A model names its measures; each is one of MEASURES: a function of a Task, and what the numbers are that it finds. Which models there
+are is nobody's business here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,11 +36,13 @@ from helpers.measures.likelihood import (
     posterior_gap,
     true_posterior,
 )
+from helpers.measures.metric import Measure, Metric
 from helpers.measures.samples import (
     SOME,
     CollapseWatch,
     Reference,
     accuracy,
+    beside,
     control_accuracy,
     coverage,
     diversity,
@@ -63,11 +65,12 @@ from helpers.models.matching import straightness
 from helpers.training import aside
 
 __all__ = [
-    "BY_SAMPLES", "LONG", "MEASURES", "SOME", "CollapseWatch", "Judge", "Reference", "Task", "accuracy", "active_units", "agrees", "bits_per_dim",
-    "class_log_probs", "control_accuracy", "coverage", "disentangled", "diversity", "diversity_within", "elbo", "encoded",
-    "evaluate", "evaluate_vae", "features", "frechet_distance", "in_turn", "inception_distance", "judge", "kernel_distance", "kl_parts",
-    "latent_use", "legibility", "named_latents", "nats_to_bits_per_dim", "nearest_gaussian", "nll", "nll_of_some", "pca_errors", "posterior_gap",
-    "precision_recall", "predict", "reconstruction_error", "sample_quality", "samples_per_second", "true_posterior",
+    "BY_SAMPLES", "LONG", "MEASURES", "SOME", "CollapseWatch", "Judge", "Measure", "Metric", "Reference", "Task", "accuracy",
+    "active_units", "beside", "bits_per_dim", "class_log_probs", "control_accuracy", "coverage", "disentangled", "diversity",
+    "diversity_within", "elbo", "encoded", "evaluate", "evaluate_vae", "features", "frechet_distance", "headline", "in_turn",
+    "inception_distance", "judge", "kernel_distance", "kl_parts", "latent_use", "legibility", "measure", "metric", "named_latents",
+    "nats_to_bits_per_dim", "nearest_gaussian", "nll", "nll_of_some", "pca_errors", "posterior_gap", "precision_recall", "predict",
+    "reconstruction_error", "sample_quality", "samples_per_second", "true_posterior",
 ]  # fmt: skip
 
 
@@ -161,19 +164,83 @@ def factors(task: Task) -> dict:
     return {} if known is None else disentangled(task.model, task.images, known)
 
 
-MEASURES: dict[str, Callable[[Task], dict]] = {
-    "bits": bits,
-    "codes": codes,
-    "elbo": lambda task: evaluate_vae(task.model, task.images, task.samples, task.progress),
-    "names": lambda task: named_latents(task.model, task.images)[0] if task.dataset.strokes else {},
-    "factors": factors,
-    "reconstruction": reconstruction,
-    "reading": reading,
-    "control": control,
-    "straightness": straightness_of_paths,
-    "unlabelled": unlabelled,
-    "samples": lambda task: sample_quality(task.model, task.reference, task.floor),
+CONTROL = Metric("control", 3, absolute=0.015, said="as asked {:.1%}")
+MSE = Metric("squared error", 4, relative=0.02)
+
+MEASURES: dict[str, Measure] = {
+    "bits": Measure(bits, {"bits_per_dim": Metric("bits/dim", 3, absolute=0.003, said="{:.3f} bits/dim"), "standard_error": Metric(relative=0.05)}),
+    "elbo": Measure(
+        lambda task: evaluate_vae(task.model, task.images, task.samples, task.progress),
+        {
+            "nll": Metric("nats", 2, 0.001, 0.1, "{:.1f} nats"),
+            "nll_of_first_100": Metric("nats, 100 images", 2, 0.001, 0.1),
+            "neg_elbo": Metric("-ELBO, nats", 2, 0.001, 0.1, "ELBO {:.1f} nats"),
+            "reconstruction": Metric("reconstruction, nats", 1, 0.002, 0.15),
+            "kl": Metric("KL, nats", 1, 0.005, 0.1),
+            "active_units": Metric("active units", 0, absolute=1),
+        }
+        | {f"kl_{rung}": Metric(f"KL {rung}, nats", 1, 0.01, 0.1) for rung in ("top", "middle", "bottom")},
+    ),
+    "codes": Measure(codes, {"mse": MSE, "perplexity": Metric("perplexity", 0, 0.02), "code_nats": Metric("nats of the words", 1, 0.01)}),
+    "names": Measure(
+        lambda task: named_latents(task.model, task.images)[0] if task.dataset.strokes else {},
+        {f"explained_{name}": Metric(f"{name} explained", absolute=0.01) for name in ATTRIBUTES},
+    ),
+    "factors": Measure(
+        factors,
+        {
+            "mutual_information_gap": Metric("MIG", absolute=0.02),
+            "mutual_information_gap_ceiling": Metric("MIG, ceiling", absolute=0.001),
+            "factor_vae_score": Metric("FactorVAE score", absolute=0.05),
+        },
+    ),
+    "reconstruction": Measure(
+        reconstruction,
+        {"mse": MSE, "mse_of_training_images": Metric("of training images", 4, 0.02), "mse_of_pca": Metric("of PCA", 4, 0.001)},
+    ),
+    "reading": Measure(
+        reading,
+        {
+            "accuracy": Metric("accuracy", 3, absolute=0.001, said="accuracy {:.1%}"),
+            "legibility": Metric("legible", absolute=0.04),
+            "legibility_of_broken_images": Metric("legible, of broken images", absolute=0.003),
+        },
+    ),
+    "samples": Measure(
+        lambda task: sample_quality(task.model, task.reference, task.floor),
+        {
+            "frechet_distance": Metric("Fréchet", 2, 0.05, 0.03, "Fréchet {:.2f}"),
+            "kernel_distance": Metric("kernel", 3, 0.1, 0.001),
+            "kernel_floor": Metric("kernel, floor", 3, absolute=0.001),
+            "precision": Metric("precision", absolute=0.04),
+            "recall": Metric("recall", absolute=0.04),
+            "precision_of_real": Metric("precision, real", absolute=0.002),
+            "recall_of_real": Metric("recall, real", absolute=0.002),
+            "classes_covered": Metric("classes", 0, absolute=1),
+            "class_entropy": Metric("entropy", absolute=0.01),
+            "legibility": Metric("legible", absolute=0.04),
+            "diversity": Metric("diversity", relative=0.03),
+            "diversity_within_class": Metric("diversity within", relative=0.03),
+            "control_accuracy": CONTROL,
+        }
+        | {f"frechet_floor{end}": Metric(f"Fréchet, floor{end.replace('_', ' ')}", 3, 0.001, 0.0001) for end in ("", "_low", "_high")},
+    ),
+    "control": Measure(control, {"control_accuracy": CONTROL}),
+    "straightness": Measure(straightness_of_paths, {"straightness": Metric("bend", 3, 0.03)}),
+    "unlabelled": Measure(unlabelled, {"frechet_without_labels": Metric("Fréchet, told nothing", 2, 0.05, 0.03)}),
 }
+
+
+def metric(name: str) -> Metric:
+    """What is known of a number of a record; of one that no measure names, that it must be the same again."""
+    return next((measure.metrics[name] for measure in MEASURES.values() if name in measure.metrics), Metric())
+
+
+def headline(metrics: dict) -> str:
+    """The few numbers that people ask for: of a likelihood the best known."""
+    said = {name: one.said for measure in MEASURES.values() for name, one in measure.metrics.items() if one.said and name in metrics}
+    best = next((name for name in ("bits_per_dim", "nll", "neg_elbo") if name in said), None)
+    return ", ".join(text.format(metrics[name]) for name, text in said.items() if name == best or name not in ("bits_per_dim", "nll", "neg_elbo"))
 
 
 def evaluate(
@@ -185,68 +252,32 @@ def evaluate(
     reference: Reference | None = None,
     only: tuple[str, ...] | None = None,
     floor: bool = True,
+    failed: dict | None = None,
 ) -> dict:
     """What `model.measures`, or `only` some of MEASURES, find on one split of a data set; `samples`: importance samples an image.
 
     reference: that of the split, for who evaluates several models. floor: False leaves out what is the same for all models.
+    failed: where it is given, a measure that raises leaves its name and its reason there, and the others go on.
     """
     task = Task(model, dataset, split, samples, progress, floor, reference)
     found = {"split": split, "n": len(task.images)}
     for name in model.measures if only is None else only:
         if name not in MEASURES:
             raise UserError(f"There is no measure {name!r}: take some of {', '.join(MEASURES)}.")
-        found |= MEASURES[name](task)
+        try:
+            found |= MEASURES[name].find(task)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed[name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
     return found
 
 
-# By how much a metric that is measured again may differ, on another machine with other random numbers: as a share of the
-# recorded value, and absolutely; whichever is more. A metric that isn't here must be the same.
-TOLERANCES = {
-    "bits_per_dim": (0, 0.003),
-    "standard_error": (0.05, 0),
-    "neg_elbo": (0.001, 0.1),
-    "reconstruction": (0.002, 0.15),
-    "kl": (0.005, 0.1),
-    "kl_top": (0.01, 0.1),
-    "kl_middle": (0.01, 0.1),
-    "kl_bottom": (0.01, 0.1),
-    "nll": (0.001, 0.1),
-    "nll_of_first_100": (0.001, 0.1),
-    "mse": (0.02, 0),
-    "perplexity": (0.02, 0),
-    "code_nats": (0.01, 0),
-    "mse_of_training_images": (0.02, 0),
-    "mse_of_pca": (0.001, 0),
-    "active_units": (0, 1),
-    "accuracy": (0, 0.001),
-    "legibility": (0, 0.04),
-    "legibility_of_broken_images": (0, 0.003),
-    "frechet_distance": (0.05, 0.03),
-    "frechet_without_labels": (0.05, 0.03),
-    "frechet_floor": (0.001, 0.0001),
-    "frechet_floor_low": (0.001, 0.0001),
-    "frechet_floor_high": (0.001, 0.0001),
-    "kernel_distance": (0.1, 0.001),
-    "kernel_floor": (0, 0.001),
-    "precision": (0, 0.04),
-    "recall": (0, 0.04),
-    "precision_of_real": (0, 0.002),
-    "recall_of_real": (0, 0.002),
-    "classes_covered": (0, 1),
-    "class_entropy": (0, 0.01),
-    "diversity": (0.03, 0),
-    "diversity_within_class": (0.03, 0),
-    "straightness": (0.03, 0),
-    "control_accuracy": (0, 0.015),
-    "mutual_information_gap": (0, 0.02),
-    "mutual_information_gap_ceiling": (0, 0.001),
-    "factor_vae_score": (0, 0.05),
-} | {f"explained_{name}": (0, 0.01) for name in ATTRIBUTES}
-
-
-def agrees(key: str, found, recorded) -> bool:
-    """Whether a metric measured again is the recorded one, within its tolerance."""
-    if key not in TOLERANCES:
-        return found == recorded
-    relative, absolute = TOLERANCES[key]
-    return abs(found - recorded) <= max(relative * abs(recorded), absolute)
+def measure(run, **how) -> dict:
+    """Measure a helpers.runs.Run that is trained, and keep it: a measure that fails is said, and loses neither weights nor the other measures."""
+    failed = {}
+    found = evaluate(run.model, run.dataset, failed=failed, **how)
+    run.measured(found | ({"not_measured": failed} if failed else {}))
+    for name, why in failed.items():
+        print(f"{name}: not measured ({why})")
+    return found

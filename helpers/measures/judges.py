@@ -5,10 +5,11 @@ import math
 import torch
 from torch import nn
 
-from helpers import data, recipes
+from helpers import UserError, data, recipes
 from helpers.models.layers import at_once
-from helpers.training import aside, fit
-from helpers.weights import load_model, save_model, shipped
+from helpers.runs import WEIGHTS, Run, finished
+from helpers.training import aside
+from helpers.weights import load_model, shipped
 
 STEPS = {"smoke": 50, "quick": 1_000, "full": 1_000}  # of the training of a judge of one's own: a minute or two of a processor
 
@@ -49,29 +50,42 @@ def judge(dataset) -> Judge | None:
 
 
 def trained(dataset) -> Judge:
-    """A judge for pictures that nobody has seen before: found under data/judges, or trained and put there."""
+    """A judge for pictures that nobody has seen before: found under data/judges, or trained and put there, if anything can be put there."""
     kind = "classifier" if len(dataset.classes) > 1 else "autoencoder"
-    profile = recipes.pick_profile()
-    path = data.data_dir() / "judges" / f"{kind}-{profile}-{dataset.fingerprint()[:16]}.safetensors"
-    if path.exists():
-        model, info = load_model(path, dataset.train_images.device)
-    else:
-        images = len(dataset.train_images)
-        batch = min(64, max(8, images // 8))
-        epochs = max(1, math.ceil(STEPS[profile] * batch / images))
-        model, config = recipes.recipe(
-            kind, "smoke" if profile == "smoke" else "quick", dataset, epochs=epochs, batch_size=batch, compile=False, train_images=None
-        )
-        print(f"There is no judge for {dataset.name}: {'a' if kind == 'classifier' else 'an'} {kind} is trained on its {images:,} training images.")
-        with aside():
-            torch.set_grad_enabled(True)
-            fit(model.to(dataset.train_images.device), dataset, config)
-        model.eval().requires_grad_(False)
-        info = {"dataset": dataset.name, "accuracy": read_rightly(model, dataset) if kind == "classifier" else None}
-        save_model(model, path, info)
+    profile, images = recipes.pick_profile(), len(dataset.train_images)
+    batch = min(64, max(8, images // 8))
+    how = {"epochs": max(1, math.ceil(STEPS[profile] * batch / images)), "batch_size": batch, "compile": False, "train_images": None}
+    with aside():
+        model, config = recipes.recipe(kind, "smoke" if profile == "smoke" else "quick", dataset, **how)
+        run = Run(model.to(dataset.train_images.device), dataset, config, kind, profile, under=data.data_dir() / "judges")
+        try:
+            record = finished(run.folder)
+            model, _ = load_model(run.folder / WEIGHTS, dataset.train_images.device)
+        except UserError:
+            record = train(run)
+            model = run.model
     if kind == "autoencoder":
         return Judge(model, f"the codes of an autoencoder of its own, {model.latent_dim} numbers")
-    return Judge(model, f"a classifier of its own, right about {info['accuracy']:.0%} of validation images")
+    return Judge(model, f"a classifier of its own, right about {record['metrics']['accuracy']:.0%} of validation images")
+
+
+def train(run: Run) -> dict:
+    """Train a judge, whatever other processes there are; its record. One that can't be kept serves all the same, and is trained again next time."""
+    images = len(run.dataset.train_images)
+    print(f"There is no judge for {run.dataset.name}: the {run.name} that looks at samples is trained on its {images:,} training images.")
+    with torch.enable_grad():
+        try:
+            run.train(alone=True)
+        except UserError as error:
+            if run.folder is None:
+                raise
+            print(f"The judge is not kept: {error}")
+            run.folder = None
+            if not run.record:  # else it is trained, and could not be written
+                run.train(alone=True)
+    run.model.requires_grad_(False)
+    run.measured({"split": "validation"} | ({"accuracy": read_rightly(run.model, run.dataset)} if run.name == "classifier" else {}))
+    return run.record
 
 
 @torch.no_grad()

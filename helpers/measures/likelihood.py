@@ -35,7 +35,8 @@ def bits_per_dim(model, images, labels=None, samples: int = 1, seed: int = 0, pr
     with aside(seed):
         for start in tqdm(range(0, len(images), size), desc="bits/dim", disable=not progress):
             batch = slice(start, start + size)
-            values.append(-model.log_prob(images[batch], None if labels is None else labels[batch], samples))
+            more = () if labels is None and samples == 1 else (None if labels is None else labels[batch], samples)
+            values.append(-model.log_prob(images[batch], *more))  # of a plain family, log_prob(images)
     bits = torch.cat(values).cpu().double() / (images[0].numel() * math.log(2))
     return {"bits_per_dim": bits.mean().item(), "standard_error": (bits.std() / len(bits) ** 0.5).item()}
 

@@ -55,7 +55,7 @@ def control_accuracy(model, classifier, labels, temperature: float = 1.0, seed: 
 
 
 class _AsTheyAre(nn.Module):
-    """torchmetrics' feature extractor for what is features already."""
+    """torchmetrics' feature extractor for what is features already. (Its metrics must not wait for other processes: the first alone measures.)"""
 
     def __init__(self, size):
         super().__init__()
@@ -81,7 +81,7 @@ def frechet_distance(ours, real) -> float:
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return _distance(FrechetInceptionDistance(feature=_AsTheyAre(real.shape[1])), ours, real).item()
+    return _distance(FrechetInceptionDistance(feature=_AsTheyAre(real.shape[1]), sync_on_compute=False), ours, real).item()
 
 
 def kernel_distance(ours, real, seed: int = 0) -> float:
@@ -94,7 +94,7 @@ def kernel_distance(ours, real, seed: int = 0) -> float:
     size = min(1_000, len(ours), len(real))
     with aside(seed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance`")  # it keeps all features; they are ours, in memory already
-        metric = KernelInceptionDistance(feature=_AsTheyAre(real.shape[1]), subsets=50, subset_size=size)
+        metric = KernelInceptionDistance(feature=_AsTheyAre(real.shape[1]), subsets=50, subset_size=size, sync_on_compute=False)
         return _distance(metric, ours, real)[0].item()
 
 
@@ -190,6 +190,15 @@ class Reference:
         found = {"frechet_floor": mean(frechet), "frechet_floor_low": min(frechet), "frechet_floor_high": max(frechet)}
         found |= {"kernel_floor": mean(kernel), "floor_slices": len(sets)}
         return found | {f"{key}_of_real": mean([one[key] for one in near]) for key in ("precision", "recall")}
+
+
+def beside(images, reference: Reference, labels=None) -> dict:
+    """Images beside the real ones of a reference that has a judge: Fréchet distance, precision and recall of 2,000, the legible share; and
+    whether they are of the classes asked for, `labels` (N,)."""
+    ours, read = features(reference.classifier, images), predict(reference.classifier, images)
+    found = {"frechet_distance": frechet_distance(ours, reference.features)} | precision_recall(ours[:SOME], reference.features[:SOME])
+    found |= {"legibility": legibility(read)} if reference.classifier.reads else {}
+    return found if labels is None else found | {"control_accuracy": (read.argmax(1) == labels).float().mean().item()}
 
 
 def mean(values) -> float:

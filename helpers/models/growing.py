@@ -11,6 +11,8 @@ from torch import nn
 from helpers import UserError
 from helpers.models.gans import GAN, GANConfig
 
+MILLION = 1_000_000
+
 
 @dataclass(frozen=True)
 class ProGANConfig(GANConfig):
@@ -90,9 +92,19 @@ class Growing(nn.Module):
     def __init__(self, config: ProGANConfig):
         super().__init__()
         self.sides = sides(config.image_shape)
-        self.stage, self.alpha = len(self.sides) - 1, 1.0
-        last = self.stage
+        last = len(self.sides) - 1
+        self.stage, self.alpha = last, 1.0
+        self.register_buffer("reached", torch.tensor([last, MILLION]))  # the same, for weights that travel: whole numbers, which nobody averages
         self.channels = [config.width * min(4, 2 ** (last - stage)) for stage in range(last + 1)]
+
+    def grow(self, stage: int, alpha: float) -> None:
+        self.stage, self.alpha = stage, alpha
+        self.reached[0], self.reached[1] = stage, round(alpha * MILLION)
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        state.setdefault(f"{prefix}reached", torch.tensor([len(self.sides) - 1, MILLION]))  # of weights from before it was kept: fully grown
+        super()._load_from_state_dict(state, prefix, *rest)
+        self.stage, self.alpha = int(self.reached[0]), int(self.reached[1]) / MILLION
 
     def fade(self, old: Callable, new):
         """(1 - alpha) * old() + alpha * new: between what the stage before would say and what this one says."""
@@ -155,7 +167,7 @@ class ProGAN(GAN):
     """Progressive growing of GANs (Karras et al. 2018): first what an image is like when it is tiny, then ever finer detail.
 
     Each stage begins with the layers of the one before and fades in new ones (figure 2 there). In training the stage follows
-    from `step`; a model that was loaded is fully grown. Generator and discriminator are always at the same stage.
+    from `step`; the weights hold the one that was reached. Generator and discriminator are always at the same stage.
     """
 
     Config = ProGANConfig
@@ -190,7 +202,7 @@ class ProGAN(GAN):
         if not 0 <= alpha <= 1:
             raise UserError(f"α = {alpha} was given: take a number from 0, the stage before, to 1, this one.")
         for network in (self.generator, self.discriminator):
-            network.stage, network.alpha = stage, alpha
+            network.grow(stage, alpha)
 
     def growth(self, step: int) -> tuple[int, float]:
         """Stage and alpha at a step of training: alpha rises in a line over the first part of a stage."""

@@ -39,6 +39,7 @@ class Model(nn.Module):
     halves: ClassVar[bool] = False  # it learns as well where its networks run in float16 with scaled gradients: tests/test_devices.py
     uneven: ClassVar[bool] = False  # a step of its training costs more at one time than at another
     step: int = 0  # of the training: the loop sets it, for what a loss schedules
+    asked: frozenset[str] = frozenset()  # settings that somebody asked for, which no length of training changes
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

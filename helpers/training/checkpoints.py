@@ -104,12 +104,21 @@ def write_json(path, content) -> None:
     write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
 
+CHANGED = {  # how a part of the identity that differs is said, where its values would tell nobody anything
+    "data": "pictures, labels or classes have changed since",
+    "start": "it starts from other weights",
+    "format": "it was written by another version of this project",
+}
+
+
 class Checkpoint:
     """The file that a run in `folder` goes on from, for whoever asks for the same: `identity`, a tree of plain values."""
 
+    FORMAT = 2
+
     def __init__(self, folder, identity: dict):
         self.path = Path(folder) / "checkpoint.pt"
-        self.identity = json.loads(json.dumps(identity))  # tuples become lists, as they will in the file
+        self.identity = json.loads(json.dumps(identity | {"format": self.FORMAT}))  # tuples become lists, as they will in the file
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -119,17 +128,25 @@ class Checkpoint:
 
     def load(self) -> dict:
         """The state that was saved; UserError where the file is damaged or belongs to another configuration, to other data or another device."""
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            found = flat(state["identity"])
-        except Exception as error:  # a damaged file can raise nearly anything
-            raise UserError(f"{self.path} is not a whole checkpoint ({type(error).__name__}): delete it and start again without resuming.") from None
-        wanted = flat(self.identity)
-        different = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
-        if different:
-            what = ", ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} now" for key in different)
-            raise UserError(f"{self.path} belongs to another configuration ({what}): ask for that one, or start again without resuming.")
+        state = read(self.path)
+        found, wanted = ({**tree, "start": (tree.get("start") or {}).get("start_sha256")} for tree in (state["identity"], self.identity))
+        parts = ["format"] if found.get("format") != self.FORMAT else sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
+        if not parts:
+            return state
+        said = [CHANGED[part] for part in parts if part in CHANGED]
+        old, new = ({k: v for k, v in flat(tree).items() if k.split(".")[0] in parts and k.split(".")[0] not in CHANGED} for tree in (found, wanted))
+        said += [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in sorted(old | new) if old.get(key) != new.get(key)]
+        raise UserError(f"{self.path} belongs to another run ({', '.join(said)}): ask for that one, or start again without resuming.")
+
+
+def read(path) -> dict:
+    """What is in a checkpoint. UserError where it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        flat(state["identity"])
         return state
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise UserError(f"{path} is not a whole checkpoint ({type(error).__name__}): delete it and start again without resuming.") from None
 
 
 def flat(tree, prefix=""):

@@ -124,10 +124,11 @@ def averaged(model, decay: float, state) -> AveragedModel | None:
     return average
 
 
-class Run:
+class Training:
     """What stays the same during a training, and its `state`. UserError where the data don't fit the model or the team."""
 
-    def __init__(self, model, dataset, config: TrainConfig, team: Team):
+    def __init__(self, model, dataset, config: TrainConfig, team: Team, start: dict | None = None):
+        self.begun_from = start
         self.model, self.dataset, self.config, self.team = model, dataset, config, team
         self.images, self.labels = (part[: config.train_images] for part in dataset.part("train"))
         self.batch_size = min(config.batch_size, len(self.images))
@@ -153,8 +154,10 @@ class Run:
 
     @cached_property
     def identity(self) -> dict:
-        """What a checkpoint must agree with: what was asked for, the data themselves, and how numbers are rounded."""
-        return self.named | {"data": self.dataset.fingerprint(), "precision": self.precision, "device": self.model.device.type}
+        """What a checkpoint must agree with: what was asked for, the data themselves, the weights at the start, and how numbers are rounded."""
+        asked = {name: part for name, part in self.named.items() if name != "dataset"}  # whose name is how somebody spelt it
+        asked["train_config"] = asked["train_config"] | {"precision": self.precision}
+        return asked | {"data": self.dataset.identity(self.model.labelled), "start": self.begun_from, "device": self.model.device.type}
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         """Begin: at random, from the configuration's seed, or where `checkpoint` left off."""
@@ -183,7 +186,7 @@ class Run:
         self.state.total_steps = steps
         if self.config.minutes:
             settings = self.model.settings_for(tuple(self.images.shape[1:]), len(self.images), steps)
-            self.model.config = replace(self.model.config, **settings)
+            self.model.config = replace(self.model.config, **{k: v for k, v in settings.items() if k not in self.model.asked})
 
     def losses(self, player, images, labels) -> dict[str, torch.Tensor]:
         with torch.autocast(images.device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
@@ -229,7 +232,7 @@ class Run:
 # ------------------------------------------------------------------------------------------------------------- loop
 
 
-def train_step(run: Run, images, labels) -> dict[str, torch.Tensor]:
+def train_step(run: Training, images, labels) -> dict[str, torch.Tensor]:
     """Every player sees the batch and moves once. Returns the terms of their losses, which stay on the device."""
     state, config, terms = run.state, run.config, {}
     run.model.step = state.step  # for what a loss schedules
@@ -254,7 +257,7 @@ def train_step(run: Run, images, labels) -> dict[str, torch.Tensor]:
     return terms
 
 
-def train_epoch(run: Run, reporter: Reporter) -> None:
+def train_epoch(run: Training, reporter: Reporter) -> None:
     """All training images once, in an order that seed and epoch fix; an epoch that was cut off goes on where it was."""
     epoch, first = divmod(run.state.step, run.steps_per_epoch)
     order = data.epoch_order(len(run.images), run.config.seed, epoch).to(run.images.device)
@@ -264,8 +267,10 @@ def train_epoch(run: Run, reporter: Reporter) -> None:
         reporter.after_step(terms)
 
 
-def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_report=None, progress=True) -> dict:
+def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_report=None, progress=True, start=None, alone=False) -> dict:
     """Train `model` in place on `dataset` and return its record: configuration, device, seconds, losses by epoch.
+
+    The loop alone: what belongs to a run, its folder, its weights and its record, is helpers.runs.Run's.
 
     model: a helpers.models.model.Model. Of several networks that play against each other a term of player "generator" is
     recorded as "generator_...", and of the terms in `watched` the lowest value too.
@@ -273,12 +278,13 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     on_report(model, epoch): called with each report, and at the start with epoch 0; what it draws at random does not
     change the training. With several reports an epoch, `epoch` is a fraction. Where weights are averaged, it sees, as the
     validation does, the averaged ones, and they are what `model` has in the end.
+    start: which weights `model` has been given, of which a checkpoint must be too. alone: whatever other processes there are.
     Raises NonFiniteLoss where a term of the loss stops being finite, UserError where a checkpoint does not fit, the memory
     does not suffice, or another run is writing to the folder.
     """
-    team = Team()
+    team = Team(alone)
     with claimed(folder if team.first else None), enough_memory(config.batch_size):
-        run = Run(model, dataset, config, team)
+        run = Training(model, dataset, config, team, start)
         checkpoint = Checkpoint(folder, run.identity) if folder else None
         run.start(checkpoint if resume and checkpoint and checkpoint.exists() else None)
         begun = time.perf_counter()

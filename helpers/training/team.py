@@ -14,10 +14,10 @@ from helpers import UserError
 
 
 class Team:
-    """The processes that train one model together; `size` is 1 where nobody launched several."""
+    """The processes that train one model together; `size` is 1 where nobody launched several, or where one of them trains `alone`."""
 
-    def __init__(self):
-        self.rank, self.size, self.accelerator = 0, int(os.environ.get("WORLD_SIZE", 1)), None
+    def __init__(self, alone: bool = False):
+        self.rank, self.size, self.accelerator = 0, 1 if alone else int(os.environ.get("WORLD_SIZE", 1)), None
         if self.size > 1:
             try:
                 from accelerate import Accelerator
