@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import json
 import sys
 import textwrap
@@ -40,6 +41,8 @@ def train(args):
     settings = recipes.settings_of(args.model, args.set)
     device = training.pick_device()
     dataset = data.load(args.dataset, device=device, size=args.size)
+    if dataset.name not in data.NAMES and Team().first:
+        print(f"{dataset.name}: {data.described(dataset)}.")
     model, config = recipes.recipe(args.model, profile, dataset, settings, **changes)
     start = weights.start_from(model, args.start) if args.start else None
     where = {"folder": args.folder} if args.folder else {"under": "runs"}
@@ -149,7 +152,9 @@ def sample(args):
     if Path(args.out).suffix.lower() != ".png":
         raise UserError(f"{args.out} was given as --out: give the name of a .png file.")
     torch.manual_seed(recipes.check_seed(args.seed))
-    asked = [name.strip() for name in args.labels.split(",")] if args.labels is not None else []
+    known = info.get("classes") or ()
+    asked = [] if args.labels is None else [args.labels] if args.labels in known else next(csv.reader([args.labels], skipinitialspace=True))
+    asked = [name.strip() for name in asked]
     count = args.count if args.count is not None else len(asked) if len(asked) > 1 else 64
     if count < 1:
         raise UserError(f"{count} samples were asked for: ask for at least 1.")

@@ -113,6 +113,15 @@ class Dataset:
         )
 
 
+def described(dataset: Dataset) -> str:
+    """ "2 classes (cat 40, dog 40): 65 training, 7 validation, 8 test pictures"."""
+    counts = sum(dataset.part(split)[1].bincount(minlength=len(dataset.classes)) for split in ("train", "validation", "test")).tolist()
+    named = [f"{name} {count}" for name, count in zip(dataset.classes, counts, strict=True)]
+    shown = ", ".join(named[:10]) + (f", ... {named[-1]}" if len(named) > 10 else "")
+    sizes = ", ".join(f"{len(dataset.part(split)[0]):,} {split.replace('train', 'training')}" for split in ("train", "validation", "test"))
+    return f"{len(named)} class{'es' * (len(named) > 1)} ({shown}): {sizes} pictures"
+
+
 def label(name: str, classes: tuple[str, ...]) -> int:
     """The label of a class by its name: "7" or "Sandal", or "37" of `pairs`. UserError for a name that is none."""
     if name not in classes:
@@ -151,10 +160,13 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
             raise
         print(_banner(f"{name.upper()} IS NOT HERE. THIS RUN USES {fallback.upper()} INSTEAD.", str(error)))
         return load(fallback, root, device, validation=validation, seed=seed, size=size)
-    train_images, train_labels, test_images, test_labels = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+    train_images, train_labels, test_images, test_labels = tensors[:4]
     if name not in NAMES:  # sorted by class as often as not, and measures look at the first few thousand
         mixed = epoch_order(len(test_images), seed, 0)
         test_images, test_labels = test_images[mixed], test_labels[mixed]
+    if len(tensors) > 4 and len(tensors[4]):  # held out by whoever made the folder
+        return Dataset(name, classes, train_images, train_labels, tensors[4], tensors[5], test_images, test_labels).to(device)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))
     held_out = min(validation, len(order) // 10)
     train, held = order[held_out:], order[:held_out]

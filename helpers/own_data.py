@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from tqdm.auto import tqdm
 from helpers import UserError
 
 SIZES = (28, 32, 64)  # what pictures of a folder are made to measure
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+Image.init()  # PIL looks at the content, not at the name: PostScript would go to another program
+FORMATS = tuple(name for name in ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM") if name in Image.OPEN)
+STRANGE = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg", ".jxl", ".jp2")  # pictures too, which are not read
+MEGAPIXELS = 64  # of a picture that is decoded: each thread holds one
+SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 LEAST = 10, 2  # training and test images of a data set
 
 
@@ -22,10 +28,11 @@ LEAST = 10, 2  # training and test images of a data set
 
 
 def read_folder(folder: Path, size: int, cache: Path, seed: int = 0):
-    """Pictures under `folder` as four arrays, training and test, images uint8 (N, C, size, size) and labels (N,), and the classes' names.
+    """Pictures under `folder` as arrays, training and test, images uint8 (N, C, size, size) and labels (N,), and the classes' names.
 
     Its sub-folders are the classes; without any, all are of one class. A tenth of each class, drawn by `seed`, is the test set, unless
-    the sub-folders are train and test, with classes in both. What was read once is kept under `cache` until a file changes.
+    the sub-folders are SPLITS, with classes in each: train and test, and maybe val, whose arrays are then the last two; or train and val,
+    which is then the test set. What was read once is kept under `cache` until a file changes.
     Grey where all are grey, else in colour; cropped to the square in the middle. A file that can't be read is named and left out.
     """
     if size not in SIZES:
@@ -38,12 +45,12 @@ def read_folder(folder: Path, size: int, cache: Path, seed: int = 0):
     classes = tuple(dict.fromkeys(label for label, _ in found["train"]))
     if "test" not in found:
         found = _split(found["train"], seed)
-    arrays = []
-    for part in ("train", "test"):
-        known = [(classes.index(label), path) for label, path in found[part] if label in classes]
+    arrays, number = [], {label: i for i, label in enumerate(classes)}
+    for part in ("train", "test", "validation")[: len(found)]:
+        known = [(number[label], path) for label, path in found[part] if label in number]
         strangers = sorted({label for label, _ in found[part]} - set(classes))
         if strangers:
-            print(f"{len(found[part]) - len(known)} test pictures are left out: of {', '.join(strangers)} there are none to train on.")
+            print(f"{len(found[part]) - len(known)} {part} pictures are left out: of {', '.join(strangers)} there are none to train on.")
         pixels = np.stack([images[path] for _, path in known]) if known else np.zeros((0, size, size, 3), np.uint8)
         arrays += [pixels.transpose(0, 3, 1, 2), np.array([label for label, _ in known], np.int64)]
     enough(folder, len(arrays[0]), len(arrays[2]))
@@ -60,16 +67,19 @@ def enough(source, train: int, test: int) -> None:
 
 def _listed(folder: Path):
     """{"train": [(class, path)], maybe "test": ...} in the order of names, and what could not be looked into: path -> reason."""
-    unreadable, seen = {}, {os.path.realpath(folder)}
+    unreadable, seen, others = {}, {os.path.realpath(folder): folder}, []
 
     def under(top) -> list[Path]:
         found = []
         for where, folders, files in os.walk(top, followlinks=True, onerror=lambda e: unreadable.update({e.filename: e.strerror})):
             real = os.path.realpath(where)
             if real in seen:  # links in a circle, or to another class, whose pictures would be in training and test at once
+                if seen[real] != folder:
+                    print(f"{where} is left out: it is {seen[real]} by another name.")
                 folders.clear()
                 continue
-            seen.add(real)
+            seen[real] = where
+            others.extend(name for name in files if name.lower().endswith(STRANGE))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             found += [Path(where, name) for name in sorted(files) if is_picture(name)]
         return found
@@ -77,19 +87,39 @@ def _listed(folder: Path):
     def classes(top) -> list[tuple[str, Path]]:
         inside = sorted(path for path in top.iterdir() if not path.name.startswith("."))
         beside = [path for path in inside if path.is_file() and is_picture(path.name)]
+        others.extend(path.name for path in inside if path.is_file() and path.name.lower().endswith(STRANGE))
         sorted_in = [(path.name, picture) for path in inside if path.is_dir() for picture in under(path)]
         if sorted_in and beside:
             print(f"{len(beside)} pictures of {top} are left out: they are in none of its sub-folders, which are the classes.")
+        deeper = sorted({picture.parent.name for _, picture in sorted_in if picture.parent.parent.parent == top})
+        if len({label for label, _ in sorted_in}) == 1 and len(deeper) > 1:
+            name = sorted_in[0][0]
+            print(f"All pictures of {top} are of one class, {name}: give {top / name} if {', '.join(deeper[:3])} and the like are the classes.")
         return sorted_in or [(top.name, picture) for picture in beside]
 
     try:
-        split = {name: folder / name for name in ("train", "test")}
-        parts = {name: classes(path) for name, path in (split if all(map(Path.is_dir, split.values())) else {"train": folder}).items()}
+        parts = {name: classes(path) for name, path in _splits(folder).items()}
     except OSError as error:
         raise UserError(f"{folder} can't be read ({error.strerror}): mend its permissions.") from None
+    if others:
+        kinds = ", ".join(sorted({Path(name).suffix.lower() for name in others}))
+        print(f"{len(others)} pictures under {folder} are left out: {kinds} can't be read; save them as JPEG or PNG.")
     if not parts["train"]:
         raise UserError(f"{folder} holds no pictures ({', '.join(ENDINGS)}): give the folder that they, or the folders of their classes, are in.")
     return parts, unreadable
+
+
+def _splits(folder: Path) -> dict:
+    """Which folder holds which part: sub-folders that are named so, of which there must be two, or the folder itself for all."""
+    inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    found = {part: next((inside[name] for name in names if name in inside), None) for part, names in SPLITS.items()}
+    train, validation, test = found["train"], found["validation"], found["test"]
+    known = [path for path in (train, validation, test) if path is not None]
+    if train is None or len(known) < 2 or len(known) < len(inside):  # classes may be called so, too
+        return {"train": folder}
+    parts = {"train": train, "test": test or validation} | ({"validation": validation} if test and validation else {})
+    print(f"{folder} is split already: {', '.join(f'{part}: {path.name}/' for part, path in parts.items())}.")
+    return parts
 
 
 def is_picture(name: str) -> bool:
@@ -98,9 +128,10 @@ def is_picture(name: str) -> bool:
 
 def _split(listed, seed: int) -> dict:
     """A tenth of each class for the test set, at least one where there are two."""
-    parts, order = {"train": [], "test": []}, np.random.default_rng(seed).permutation(len(listed))
-    for name in dict.fromkeys(label for label, _ in listed):
-        own = [listed[i] for i in order if listed[i][0] == name]
+    parts, classes = {"train": [], "test": []}, {label: [] for label, _ in listed}
+    for i in np.random.default_rng(seed).permutation(len(listed)):
+        classes[listed[i][0]].append(listed[i])
+    for own in classes.values():
         held = max(1, len(own) // 10) if len(own) > 1 else 0
         parts["test"] += own[:held]
         parts["train"] += own[held:]
@@ -135,8 +166,12 @@ def _cached(folder: Path, paths: list[Path], size: int, cache: Path):
 
 
 def _keep(kept: Path, listing: str, images: dict, reasons: dict) -> None:
+    file = None
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
+        for old in kept.parent.glob("*.part"):  # of processes that were killed
+            if time.time() - old.stat().st_mtime > 3_600:
+                old.unlink()
         with tempfile.NamedTemporaryFile(dir=kept.parent, suffix=".part", delete=False) as file:
             paths = np.array(list(map(str, images)))
             np.savez(
@@ -149,13 +184,17 @@ def _keep(kept: Path, listing: str, images: dict, reasons: dict) -> None:
         os.replace(file.name, kept)
     except OSError as error:
         print(f"What was read can't be kept in {kept.parent} ({error.strerror}): it will be read again next time.")
+        if file is not None:
+            Path(file.name).unlink(missing_ok=True)
 
 
 def read_picture(path: Path, size: int):
     """The square in the middle of a picture as uint8 (size, size, 3), upright, on white where it is transparent; or why it can't be read."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded no larger than needed
+            if picture.width * picture.height > MEGAPIXELS * 1e6:
+                return f"it is too large, {picture.width}x{picture.height}: make it at most {MEGAPIXELS} megapixels"
             picture = on_white(ImageOps.exif_transpose(picture))
             side = min(picture.size)
             left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -163,14 +202,19 @@ def read_picture(path: Path, size: int):
             return np.asarray(picture.resize((size, size), how, (left, top, left + side, top + side)))
     except OSError as error:
         return error.strerror or "it is damaged or no picture"
+    except Image.DecompressionBombError:
+        return f"it is too large: make it at most {MEGAPIXELS} megapixels"
     except Exception as error:  # a damaged file can raise nearly anything
         return f"it is damaged or no picture ({type(error).__name__})"
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """Any kind of picture as RGB: 16 bits to 8, palettes looked up, transparent ones laid on white."""
-    if picture.mode.startswith("I"):  # of 16 bits
-        return Image.fromarray((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    """Any kind of picture as RGB: 16 bits to 8, floats in [0, 1] to 8, palettes looked up, transparent ones laid on white."""
+    if picture.mode[0] in "IF":  # of 16 bits, or of 32, which hold what somebody put there
+        values = np.asarray(picture).astype(np.float64)
+        most = 65_535 if ";16" in picture.mode else next((top for top in (1, 255, 65_535) if values.max() <= top), values.max())
+        most = 255 if picture.mode == "I" and most == 1 else most
+        return Image.fromarray((values * (255 / most)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

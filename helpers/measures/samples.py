@@ -16,6 +16,7 @@ from helpers.measures.judges import judge
 from helpers.models.layers import at_once, levels, precise
 from helpers.training import aside
 
+FEW = 10  # real images, from which on samples are compared with them: a distance of so few is a rough one, and the record says of how many
 SOME = 2_000  # images of which all pairs are compared
 SLICES = 5  # of training images, each as many as the real ones, whose distance to these is the floor of the distances
 
@@ -140,9 +141,11 @@ def diversity(ours) -> float:
 
 
 def diversity_within(ours, labels, real, real_labels, n: int = 200) -> float:
-    """Diversity of up to n features of one class as a share of that of as many real ones, mean over the classes with two or more."""
+    """Diversity of up to n features of one class as a share of that of as many real ones, mean over the classes with two or more
+    that differ; None where there is none."""
     pairs = [(ours[labels == label][:n], real[real_labels == label][:n]) for label in labels.unique()]
-    return mean([diversity(mine) / diversity(theirs) for mine, theirs in pairs if min(len(mine), len(theirs)) > 1])
+    known = [(mine, theirs) for mine, theirs in pairs if min(len(mine), len(theirs)) > 1 and diversity(theirs) > 0]
+    return mean([diversity(mine) / diversity(theirs) for mine, theirs in known]) if known else None
 
 
 def coverage(read) -> dict[str, float]:
@@ -227,6 +230,9 @@ def sample_quality(model, reference: Reference, floor: bool = True) -> dict:
     """
     if reference.classifier is None:
         return {}
+    if reference.n < FEW:
+        print(f"Samples are not measured: {reference.n} real images are too few to compare them with, {FEW} are needed.")
+        return {"frechet_samples": reference.n}
     classifier, real, n = reference.classifier, reference.features, reference.n
     labels = reference.labels if model.labelled else None
     with aside():
@@ -234,14 +240,16 @@ def sample_quality(model, reference: Reference, floor: bool = True) -> dict:
     found = {"frechet_distance": frechet_distance(ours, real), "kernel_distance": kernel_distance(ours, real)}
     found |= reference.floor if floor else {}
     found |= {"frechet_samples": n, "judge": classifier.name} | precision_recall(ours[:SOME], real[:SOME])
-    found |= {"diversity": diversity(ours[:SOME]) / diversity(real[:SOME])}
+    if (spread := diversity(real[:SOME])) > 0:
+        found["diversity"] = diversity(ours[:SOME]) / spread
     if classifier.reads:
         with torch.no_grad():
             read = classifier.head(ours).softmax(1)
         found |= coverage(read) | {"legibility": legibility(read[:SOME])}
     if labels is not None:
-        found["diversity_within_class"] = diversity_within(ours, labels, real, reference.labels)
-        if model.drawn_at == 1.0 and model.config.parts == 1:  # these samples are what it is to be asked for
+        within = diversity_within(ours, labels, real, reference.labels)
+        found |= {} if within is None else {"diversity_within_class": within}
+        if classifier.reads and model.drawn_at == 1.0 and model.config.parts == 1:  # these samples are what it is to be asked for
             found["control_accuracy"] = (read.argmax(1) == labels).float().mean().item()
             found |= {"control_temperature": 1.0, "control_samples": n}
     return found | {"passes": model.passes}
@@ -264,7 +272,8 @@ class CollapseWatch:
         self.frames[epoch] = images[:64].cpu()
         if self.classifier:
             ours = features(self.classifier, images)
-            varied = {"diversity": diversity(ours) / diversity(self.real), "recall": precision_recall(ours, self.real)["recall"]}
+            spread = diversity(self.real)
+            varied = {"diversity": diversity(ours) / spread if spread > 0 else 1.0, "recall": precision_recall(ours, self.real)["recall"]}
             if self.classifier.reads:
                 read = predict(self.classifier, images)
                 varied |= coverage(read) | {"legibility": legibility(read)}
