@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import importlib.util
 import json
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import UserError, data, measures, recipes, runs, training, weights
+from helpers import UserError, data, measures, recipes, runs, take, training, weights
 from helpers.runs import Run
 from helpers.show import plots
 from helpers.training import Team
@@ -74,7 +75,14 @@ def evaluate(args):
     with contextlib.redirect_stdout(sys.stderr):  # with --json, standard output belongs to the object alone
         folder = Path(args.weights) if Path(args.weights).is_dir() else None  # of a run
         model, info = weights.load_model(folder / runs.WEIGHTS if folder else args.weights, device)
-        dataset = data.load(args.dataset or info["dataset"], args.data, device, size=model.config.image_shape[1])
+        try:
+            dataset = data.load(args.dataset or info["dataset"], args.data, device, size=model.config.image_shape[1])
+        except UserError as error:
+            if args.dataset or info["dataset"] in data.NAMES:
+                raise
+            raise UserError(f"{str(error).rstrip('.')}; if these pictures have moved, say where to with --dataset.") from None
+        if args.inception and not (model.draws and importlib.util.find_spec("torch_fidelity")):
+            raise UserError("Inception's distance needs a model that draws, and the package torch-fidelity: pip install torch-fidelity.")
         if args.record and ((args.weights not in weights.shipped() and not folder) or dataset.name != info["dataset"]):
             raise UserError("--record keeps what was measured on a model's own data set: give the name of shipped weights, or a run's folder, alone.")
         started = time.perf_counter()
@@ -229,7 +237,7 @@ def speedrun(args):
     from helpers import speedrun as speedrun_
 
     if args.goal not in (None, *speedrun_.GOALS):
-        raise UserError(f"There is no goal {args.goal!r}: take one of {'; '.join(speedrun_.GOALS)}.")
+        raise UserError(f"There is no goal {args.goal!r}: {take(args.goal, speedrun_.GOALS, '; ')}.")
     speedrun_.run(args.goal)
 
 

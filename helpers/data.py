@@ -4,6 +4,7 @@ A whole data set lies in memory, on the training device if asked: no worker proc
 no float copy. Batches are drawn by index and models do their own pre-processing.
 """
 
+import difflib
 import gzip
 import hashlib
 import os
@@ -16,7 +17,7 @@ import filelock
 import numpy as np
 import torch
 
-from helpers import UserError, own_data
+from helpers import UserError, own_data, take
 
 DIGITS = tuple("0123456789")
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -125,8 +126,9 @@ def described(dataset: Dataset) -> str:
 def label(name: str, classes: tuple[str, ...]) -> int:
     """The label of a class by its name: "7" or "Sandal", or "37" of `pairs`. UserError for a name that is none."""
     if name not in classes:
-        known = ", ".join(classes) if len(classes) <= 10 else f"{classes[0]}, {classes[1]}, ... {classes[-1]}"
-        raise UserError(f"There is no class {name!r}: take one of {known}.")
+        few = len(classes) <= 10 or difflib.get_close_matches(name, classes, n=1)
+        known = take(name, classes[:10]) if few else f"take one of {classes[0]}, {classes[1]}, ... {classes[-1]}"
+        raise UserError(f"There is no class {name!r}: {known}.")
     return classes.index(name)
 
 
@@ -275,7 +277,7 @@ def _read(name, root, size=None, seed=0):
     if path.is_file():
         mend = "unpack it and give the folder" if path.suffix.lower() in PACKED else "give a folder of pictures, or an .npz"
         raise UserError(f"{path} is a file of another kind: {mend}.")
-    raise UserError(f"There is no data set {name!r}: take one of {', '.join(NAMES)}, the path of a folder of pictures, or of an .npz file.")
+    raise UserError(f"There is no data set {name!r}: {take(name, NAMES)}, the path of a folder of pictures, or of an .npz file.")
 
 
 def _read_bundled():

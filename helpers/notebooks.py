@@ -13,7 +13,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter, SlidesExporter
 from traitlets.config import Config
 
-from helpers import UserError, training
+from helpers import UserError, take, training
 from helpers.recipes import pick_profile
 from helpers.show.plots import HEADLINE
 
@@ -135,9 +135,11 @@ def existing(names: list[str] | None) -> list[Path]:
     """The notebooks of these names, or all lessons that are here. UserError for one that there is not."""
     here = sorted(Path().glob("0*.ipynb"))
     paths = [Path(name) for name in names] if names else here
+    if not paths:
+        raise UserError(f"There are no notebooks in {Path.cwd()}: go to the project's folder, or name them.")
     for path in paths:
         if not path.is_file():
-            raise UserError(f"There is no notebook {path}: take one of {', '.join(p.name for p in here)}.")
+            raise UserError(f"There is no notebook {path}: {take(path.name, [p.name for p in here])}.")
     return paths
 
 

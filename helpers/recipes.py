@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from helpers import UserError
+from helpers import UserError, take
 from helpers.models.autoencoders import TCVAE, VAE, Autoencoder
 from helpers.models.classifier import Classifier
 from helpers.models.codebook import VQVAE
@@ -156,13 +156,13 @@ def pick_profile(name: str | None = None) -> str:
     """The profile asked for: `name`, else the environment variable PROFILE, else full on a GPU and quick without."""
     name = name or os.environ.get("PROFILE") or ("full" if torch.cuda.is_available() else "quick")
     if name not in PROFILES:
-        raise UserError(f"There is no profile {name!r}: take one of {', '.join(PROFILES)}.")
+        raise UserError(f"There is no profile {name!r}: {take(name, PROFILES)}.")
     return name
 
 
 def check_model(name: str) -> str:
     if name not in RECIPES:
-        raise UserError(f"There is no model {name!r}: take one of {', '.join(RECIPES)}.")
+        raise UserError(f"There is no model {name!r}: {take(name, RECIPES)}.")
     return name
 
 
@@ -181,7 +181,7 @@ def settings_of(model: str, pairs: list[str]) -> dict:
     found = {}
     for name, _, text in (pair.partition("=") for pair in pairs):
         if name not in defaults:
-            raise UserError(f"A {model} has no setting {name!r}: take one of {', '.join(defaults)}.")
+            raise UserError(f"A {model} has no setting {name!r}: {take(name, defaults)}.")
         value, wanted = text, type(defaults[name])
         if wanted is not str:
             with contextlib.suppress(ValueError, SyntaxError):

@@ -9,7 +9,7 @@ import filelock
 import safetensors.torch
 import torch
 
-from helpers import UserError
+from helpers import UserError, take
 from helpers.recipes import RECIPES
 from helpers.training import write_atomically, write_json
 
@@ -43,7 +43,7 @@ def load_model(weights, device="cpu"):
     if str(weights) in index:
         path = WEIGHTS / f"{weights}.safetensors"
     if not path.is_file():
-        raise UserError(f"There are no weights {str(weights)!r}: take one of {', '.join(index) or '(none shipped yet)'}, or a .safetensors file.")
+        raise UserError(f"There are no weights {str(weights)!r}: {take(str(weights), index or ['(none shipped yet)'])}, or a .safetensors file.")
     content = path.read_bytes()  # once: what is checked is what is used
     if str(weights) in index or (path.resolve().parent == WEIGHTS.resolve() and path.stem in index):
         found = hashlib.sha256(content).hexdigest()

@@ -175,6 +175,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
             ("train", "gan", "--dataset", "digits", "--profile", "smoke", "--batch-size", "1", "--folder", "TMP"),
             "A batch of 1 image was given to batch norm",
         ),
+        (("train", "realnvq", "--dataset", "digits"), "did you mean realnvp? Take one of realnvp, "),
+        (("train", "gan", "--dataset", "minst"), "did you mean mnist?"),
+        (("train", "gan", "--dataset", "digits", "--set", "objektive=hinge"), "did you mean objective?"),
+        (("evaluate", "realnvp-mnits"), "did you mean realnvp-mnist?"),
+        (("experiment", "colapse"), "did you mean collapse?"),
+        (("run", "01_realnvp.ipyn"), "did you mean 01_realnvp.ipynb?"),
+        (("evaluate", "classifier-mnist", "--inception"), "a model that draws, and the package torch-fidelity"),
         (("ship", "nowhere", "name"), "nowhere holds no finished run"),
         (("evaluate", "nothing"), "no weights 'nothing'"),
         (("sample", "WEIGHTS", "--count", "0", "--out", "a.png"), "at least 1"),
@@ -191,6 +198,24 @@ def test_mistakes_get_one_sentence(trained, args, says, capsys, tmp_path):
     assert run(*[{"WEIGHTS": trained / "model.safetensors", "TMP": tmp_path}.get(a, a) for a in args]) == 1
     captured = capsys.readouterr()
     assert says in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_notebooks_are_looked_for_where_one_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command in ("run", "slides"):
+        assert run(command) == 1 and f"There are no notebooks in {tmp_path}" in capsys.readouterr().err
+
+
+def test_pictures_that_have_moved_can_be_named(tmp_path, monkeypatch, capsys):
+    from test_own_data import write
+
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "kept"))
+    write(tmp_path / "pets", 40)
+    command = ("train", "vae", "--dataset", tmp_path / "pets", "--profile", "smoke", "--epochs", 1, "--folder", tmp_path / "run")
+    assert run(*command) == 0 and "1 class (pets 40): 33 training, 3 validation, 4 test pictures" in capsys.readouterr().out
+    (tmp_path / "pets").rename(tmp_path / "animals")
+    assert run("evaluate", tmp_path / "run") == 1 and "if these pictures have moved, say where to with --dataset" in capsys.readouterr().err
+    assert run("evaluate", tmp_path / "run", "--dataset", tmp_path / "animals") == 0
 
 
 # ---- labels and experiments
@@ -245,7 +270,7 @@ def test_a_setting_of_the_model(tmp_path, capsys):
     assert (config["objective"], config["betas"], config["mislabelled"], config["spectral_norm"]) == ("hinge", [0.5, 0.9], 0.1, True)
     assert config["width"] == 8  # the profile's
     for setting, says in {
-        "depth=3": "no setting 'depth': take one of told, mislabelled",
+        "depth=3": "no setting 'depth': did you mean width? Take one of told, mislabelled",
         "classes=3": "no setting 'classes'",  # the data says how many
         "width=wide": "width=wide was given: take a value like 32",
         "width=8.5": "width=8.5 was given",

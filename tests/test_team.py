@@ -14,6 +14,7 @@ import torch
 
 from helpers import UserError
 from helpers.training import Team
+from helpers.weights import ROOT
 
 pytest.importorskip("accelerate")
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "helpers"]
@@ -64,3 +65,32 @@ def test_shares_of_a_batch(monkeypatch):
     assert team.share(12) == slice(4, 8)
     with pytest.raises(UserError, match="no equal shares for 3 processes.*divisible by 3"):
         team.share(32)
+
+
+CODEBOOK = """
+import sys, torch
+from accelerate import Accelerator
+from helpers.models.codebook import Codebook
+from helpers.training import Team
+torch.manual_seed(0)
+team, centres, book = Team(), 8 * torch.randn(16, 4), Codebook(128, 4, 0.9)
+book.words += 50  # so that nearly all are dead, and put somewhere else
+team.own_noise(0, 0)
+for _ in range(120):
+    mine = centres[torch.randint(16, (256,))] + 0.1 * torch.randn(256, 4)
+    book.learn(mine, book.nearest(mine))
+    team.average_buffers(book)
+near = torch.cdist(book.words, centres).min(1)
+if team.first:
+    print("ALIVE", int((book.uses > 0.1).sum()), "FAR", near.values.max().item(), "MET", len(near.indices.unique()))
+"""
+
+
+def test_two_processes_share_a_codebook(tmp_path):
+    """Each sees half of a batch; no word lies between two data, as the mean of two revived ones would."""
+    (tmp_path / "book.py").write_text(CODEBOOK)
+    command = [*LAUNCH[:-2], str(tmp_path / "book.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-2_000:]
+    _, alive, _, far, _, met = done.stdout.split()
+    assert int(alive) >= 120 and float(far) < 1.0 and int(met) == 16

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from helpers import UserError
+from helpers import UserError, take
 from helpers.exercises import flows, gans, latents, matching, vaes  # noqa: F401 (which fill the list)
 from helpers.exercises.checks import EXERCISES, Wrong
 from helpers.exercises.flows import points_on_a_ring  # noqa: F401 (data of an exercise)
@@ -38,7 +38,7 @@ def task(name: str) -> str:
 
 def found(name: str):
     if name not in EXERCISES:
-        raise UserError(f"There is no exercise {name!r}: take one of {', '.join(EXERCISES)}.")
+        raise UserError(f"There is no exercise {name!r}: {take(name, EXERCISES)}.")
     return EXERCISES[name]
 
 

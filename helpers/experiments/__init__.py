@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from helpers import UserError, data, measures, training, weights
+from helpers import UserError, data, measures, take, training, weights
 from helpers.experiments import autoencoders, flows, gans, latents, matching
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.layers import levels
@@ -43,10 +43,10 @@ SAMPLES = 1_000  # of which legibility is measured
 def rows_of(name: str, only: str | None = None) -> dict[str, Row]:
     """The rows of an experiment, or the one of that label. UserError for names that there are not."""
     if name not in EXPERIMENTS:
-        raise UserError(f"There is no experiment {name!r}: take one of {', '.join([*EXPERIMENTS, *MEASUREMENTS])}.")
+        raise UserError(f"There is no experiment {name!r}: {take(name, [*EXPERIMENTS, *MEASUREMENTS])}.")
     rows = EXPERIMENTS[name][0]()
     if only is not None and only not in rows:
-        raise UserError(f"There is no row {only!r} in {name}: take one of {'; '.join(rows)}.")
+        raise UserError(f"There is no row {only!r} in {name}: {take(only, rows, '; ')}.")
     return {only: rows[only]} if only is not None else rows
 
 

@@ -85,6 +85,7 @@ class Task:
     progress: bool = False
     floor: bool = True  # how near real images come is measured too
     given: Reference | None = None  # that of the split, for who measures several models
+    profile: str | None = None  # of the judge, where one is to be trained; None: the machine's
 
     @property
     def images(self):
@@ -96,7 +97,7 @@ class Task:
 
     @cached_property
     def reference(self) -> Reference:
-        return self.given or Reference(self.dataset, self.split)
+        return self.given or Reference(self.dataset, self.split, profile=self.profile)
 
 
 def bits(task: Task) -> dict:
@@ -106,7 +107,7 @@ def bits(task: Task) -> dict:
 
 def control(task: Task) -> dict:
     """Whether samples are of the class asked for, each of the first 10,000 images' labels being asked for; at 1, `sample_quality` says so."""
-    classifier = judge(task.dataset) if task.model.labelled else None
+    classifier = judge(task.dataset, task.profile) if task.model.labelled else None
     if classifier is None or task.model.drawn_at == 1.0:
         return {}
     labels, temperature = task.labels[:10_000], task.model.drawn_at
@@ -253,13 +254,15 @@ def evaluate(
     only: tuple[str, ...] | None = None,
     floor: bool = True,
     failed: dict | None = None,
+    profile: str | None = None,
 ) -> dict:
     """What `model.measures`, or `only` some of MEASURES, find on one split of a data set; `samples`: importance samples an image.
 
     reference: that of the split, for who evaluates several models. floor: False leaves out what is the same for all models.
+    profile: of the judge, where one of the data set's own is to be trained.
     failed: where it is given, a measure that raises leaves its name and its reason there, and the others go on.
     """
-    task = Task(model, dataset, split, samples, progress, floor, reference)
+    task = Task(model, dataset, split, samples, progress, floor, reference, profile)
     found = {"split": split, "n": len(task.images)}
     for name in model.measures if only is None else only:
         if name not in MEASURES:
@@ -276,7 +279,7 @@ def evaluate(
 def measure(run, **how) -> dict:
     """Measure a helpers.runs.Run that is trained, and keep it: a measure that fails is said, and loses neither weights nor the other measures."""
     failed = {}
-    found = evaluate(run.model, run.dataset, failed=failed, **how)
+    found = evaluate(run.model, run.dataset, failed=failed, profile=run.profile, **how)
     run.measured(found | ({"not_measured": failed} if failed else {}))
     for name, why in failed.items():
         print(f"{name}: not measured ({why})")

@@ -33,7 +33,7 @@ class Judge(nn.Module):
         return self.model(images)
 
 
-def judge(dataset) -> Judge | None:
+def judge(dataset, profile: str | None = None) -> Judge | None:
     """The judge of a data set, or None where there is none for images of this name and shape.
 
     Of the data sets that have a name it is the shipped classifier. Of one's own it is a classifier trained on the training images, or
@@ -41,7 +41,7 @@ def judge(dataset) -> Judge | None:
     """
     device = dataset.train_images.device
     if dataset.name not in data.NAMES:
-        return trained(dataset).to(device)
+        return trained(dataset, recipes.pick_profile(profile)).to(device)
     if dataset.judge not in shipped():
         return None
     classifier, _ = load_model(dataset.judge, device)
@@ -49,10 +49,10 @@ def judge(dataset) -> Judge | None:
     return Judge(classifier, dataset.judge) if classifier.config.image_shape == (channels, height, width // dataset.parts) else None
 
 
-def trained(dataset) -> Judge:
+def trained(dataset, profile: str) -> Judge:
     """A judge for pictures that nobody has seen before: found under data/judges, or trained and put there, if anything can be put there."""
     kind = "classifier" if len(dataset.classes) > 1 else "autoencoder"
-    profile, images = recipes.pick_profile(), len(dataset.train_images)
+    images = len(dataset.train_images)
     batch = min(64, max(8, images // 8))
     how = {"epochs": max(1, math.ceil(STEPS[profile] * batch / images)), "batch_size": batch, "compile": False, "train_images": None}
     with aside():

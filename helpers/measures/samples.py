@@ -168,10 +168,10 @@ class Reference:
     `classifier` is None where no judge has seen images of this data set and shape.
     """
 
-    def __init__(self, dataset, split: str = "test", n: int = 10_000):
+    def __init__(self, dataset, split: str = "test", n: int = 10_000, profile: str | None = None):
         images, self.labels = (part[:n] for part in dataset.part(split))
         self.dataset, self.n = dataset, len(images)
-        self.classifier = judge(dataset) if dataset.parts == 1 else None  # it reads parts, not what is beside what
+        self.classifier = judge(dataset, profile) if dataset.parts == 1 else None  # it reads parts, not what is beside what
         if self.classifier is not None:
             self.features = features(self.classifier, images)
 

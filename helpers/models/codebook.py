@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import distributed, nn
 
 from helpers import UserError
 from helpers.models.layers import ELU, GatedBlock, check_labels, pixels
@@ -48,6 +48,7 @@ class Codebook(nn.Module):
     straight-through estimator (Bengio et al. 2013).
     """
 
+    its_own = ("words", "uses", "sums")  # several processes need no mean of them: `learn` adds up what each of them counts
     started = False  # from trained weights, whose words `VQVAE.initialize` must leave where they are
 
     def __init__(self, codes: int, width: int, decay: float):
@@ -75,9 +76,12 @@ class Codebook(nn.Module):
     def learn(self, vectors, chosen) -> None:
         uses = torch.bincount(chosen, minlength=len(self.words)).to(vectors.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, chosen, vectors)
+        others = vectors[torch.randint(len(vectors), (len(self.words),), device=vectors.device)]
+        if distributed.is_available() and distributed.is_initialized():  # of the whole batch, as one process would count it
+            distributed.all_reduce(uses), distributed.all_reduce(sums)
+            distributed.broadcast(others, 0)
         self.uses.lerp_(uses, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        others = vectors[torch.randint(len(vectors), (len(self.words),), device=vectors.device)]
         dead = (self.uses < DEAD)[:, None]
         self.sums.copy_(torch.where(dead, others, self.sums))
         self.uses.copy_(torch.where(dead[:, 0], torch.ones_like(self.uses), self.uses))

@@ -253,6 +253,7 @@ class GAN(Model):
 
     Config = GANConfig
     measures = ("samples",)
+    its_own = ("memory",)  # of several processes each keeps the images that it has made
 
     def __init__(self, config: GANConfig):
         super().__init__(config)

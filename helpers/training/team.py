@@ -52,9 +52,10 @@ class Team:
                 gradient.copy_(mean.view_as(gradient))
 
     def average_buffers(self, network) -> None:
-        """Give every process the mean of what runs along with the training: batch norm's statistics, a codebook's words."""
+        """Give every process the mean of what runs along with the training, as batch norm's statistics, but of what a module calls `its_own`."""
         if self.size > 1:
-            buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+            own = {id(getattr(module, name, None)) for module in network.modules() for name in getattr(module, "its_own", ())}
+            buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point() and id(buffer) not in own]
             if buffers:
                 whole = self.average(torch.cat([buffer.flatten() for buffer in buffers]))
                 for buffer, mean in zip(buffers, whole.split([buffer.numel() for buffer in buffers]), strict=True):
