@@ -20,6 +20,7 @@ from helpers.models.growing import ProGAN
 from helpers.models.hierarchical import FVAE, LadderVAE
 from helpers.models.matching import FlowMatching
 from helpers.training import TrainConfig
+from helpers.training.checkpoints import TURN
 
 PROFILES = ("smoke", "quick", "full")
 
@@ -208,9 +209,10 @@ def recipe(model: str, profile: str, dataset, settings: dict | None = None, **ch
         raise UserError(f"A {model} needs labels of at least two classes, and {dataset.name} has one class: give more, each with its own label.")
     if found.labelled:
         settings = settings | {"classes": round(len(dataset.classes) ** (1 / dataset.parts)), "parts": dataset.parts}
-    torch.manual_seed(check_seed(train_config.seed))
     try:
-        model = found.kind(found.kind.Config(image_shape=dataset.image_shape, **settings))
+        with TURN:
+            torch.manual_seed(check_seed(train_config.seed))
+            model = found.kind(found.kind.Config(image_shape=dataset.image_shape, **settings))
         model.asked = frozenset(asked)
         return model, train_config
     except (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:

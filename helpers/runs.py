@@ -73,7 +73,7 @@ class Run:
             self.record = training.fit(self.model, self.dataset, self.config, self.folder, resume, start=self.start, **how)
             self.model.eval()
             start = {"start": None, "seconds_before": 0.0} if self.start is None else self.start
-            told = {"profile": self.profile, "model": self.name, "command": self.command}
+            told = {"profile": self.profile, "model": self.name, "command": self.command, "data_sha256": self.dataset.fingerprint()}
             self.record |= {key: value for key, value in told.items() if value is not None} | start
             self.keep_weights()
         return self.record

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from helpers import UserError
 
+TURN = threading.RLock()  # for who draws random numbers: JupyterLab moves sliders in a thread beside the one that trains
 PARTIAL = ".partial"  # ends the name of a file that is being written
 HOUR = 3_600  # seconds after which a file that is being written belongs to a process that was killed
 
@@ -32,18 +34,19 @@ def set_rng_state(state: dict) -> None:
 @contextlib.contextmanager
 def aside(seed: int = 0, model=None):
     """Look at `model`, in evaluation mode, in the middle of training: no gradients, no compiled code, no trace in the
-    random numbers."""
-    rng, training = rng_state(), model is not None and model.training
-    try:
-        torch.manual_seed(seed)
-        if training:
-            model.eval()
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        if training:
-            model.train()
-        set_rng_state(rng)
+    random numbers. Another thread waits for its turn: a slider that is moved while a cell trains changes nothing of the training."""
+    with TURN:
+        rng, training = rng_state(), model is not None and model.training
+        try:
+            torch.manual_seed(seed)
+            if training:
+                model.eval()
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            if training:
+                model.train()
+            set_rng_state(rng)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from helpers import UserError, data
 from helpers.models.layers import check_labels
-from helpers.training.checkpoints import Checkpoint, aside, claimed, rng_state, set_rng_state
+from helpers.training.checkpoints import TURN, Checkpoint, aside, claimed, rng_state, set_rng_state
 from helpers.training.devices import compiled, count_parameters, device_name, eager, enough_memory, pick_precision
 from helpers.training.muon import Muon
 from helpers.training.reports import Reporter
@@ -263,7 +263,8 @@ def train_epoch(run: Training, reporter: Reporter) -> None:
     order = data.epoch_order(len(run.images), run.config.seed, epoch).to(run.images.device)
     for i in range(first, min(run.steps_per_epoch, first + run.total_steps - run.state.step)):
         index = order[i * run.batch_size : (i + 1) * run.batch_size][run.mine]
-        terms = train_step(run, run.images[index], run.labels[index])
+        with TURN:
+            terms = train_step(run, run.images[index], run.labels[index])
         reporter.after_step(terms)
 
 
@@ -286,10 +287,12 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
     with claimed(folder if team.first else None), enough_memory(config.batch_size):
         run = Training(model, dataset, config, team, start)
         checkpoint = Checkpoint(folder, run.identity) if folder else None
-        run.start(checkpoint if resume and checkpoint and checkpoint.exists() else None)
+        with TURN:
+            run.start(checkpoint if resume and checkpoint and checkpoint.exists() else None)
         begun = time.perf_counter()
         with compiled(model, config.compile) as is_compiled:
-            is_compiled = is_compiled and run.rehearse()
+            with TURN:
+                is_compiled = is_compiled and run.rehearse()
             compile_seconds = time.perf_counter() - begun if config.compile else 0.0
             team.own_noise(config.seed, run.state.step)
             with Reporter(run, checkpoint, on_report, progress) as reporter:
