@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from test_own_data import write
 
 from helpers import UserError, data, measures, recipes, runs, training, weights
 from helpers.runs import Run
+from helpers.show import sliders
 
 TRAIN = ("train", "vae", "--profile", "smoke", "--epochs", 1)
 
@@ -235,3 +237,33 @@ def test_the_minutes_leave_what_was_asked_for(digits):
         model, config = smoke(digits, "progan", settings=asked, minutes=0.02)
         training.fit(model, digits, config, progress=False)
         assert (model.config.stage_steps == 3) is expected
+
+
+# ---- two threads
+
+
+def test_a_slider_moved_meanwhile_changes_nothing(digits):
+    """JupyterLab handles widgets in a thread beside the one that trains; both draw from the same random numbers."""
+    found = []
+    for moved in (False, True):
+        model, config = recipes.recipe("vae", "smoke", digits, epochs=6)
+        explorer, done = sliders.temperature(recipes.recipe("gan", "smoke", digits)[0].eval(), n=2), threading.Event()
+        before, first = bytes(explorer.picture.value), explorer.controls["temperature"].value
+
+        def move(explorer=explorer, done=done):
+            while not done.is_set():
+                for value in (0.5, 1.0):
+                    explorer.controls["temperature"].value = value
+
+        hand = threading.Thread(target=move)
+        if moved:
+            hand.start()
+        training.fit(model, digits, config, progress=False)
+        done.set()
+        if moved:
+            hand.join()
+        for value in (0.3, first):
+            explorer.controls["temperature"].value = value
+        found.append((torch.cat([part.flatten() for part in model.state_dict().values()]), before, bytes(explorer.picture.value)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert len({drawn for _, *both in found for drawn in both}) == 1

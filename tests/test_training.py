@@ -448,34 +448,3 @@ def test_muon_moves_matrices_by_directions_and_the_rest_by_adam():
     torch.testing.assert_close(network[0].weight, before * (1 - 0.001) - 0.1 * moved, atol=1e-5, rtol=1e-4)
     for name, parameter in network.named_parameters():
         assert (name == "0.weight") != torch.equal(parameter, twin.get_parameter(name)), name  # the second is too narrow to be a matrix
-
-
-def test_a_slider_moved_meanwhile_changes_nothing(digits):
-    """JupyterLab handles widgets in a thread beside the one that trains; both draw from the same random numbers."""
-    import threading
-
-    from helpers.show import sliders
-
-    found = []
-    for moved in (False, True):
-        model, config = recipes.recipe("vae", "smoke", digits, epochs=6)
-        explorer, done = sliders.temperature(recipes.recipe("gan", "smoke", digits)[0].eval(), n=2), threading.Event()
-        before, first = bytes(explorer.picture.value), explorer.controls["temperature"].value
-
-        def move(explorer=explorer, done=done):
-            while not done.is_set():
-                for value in (0.5, 1.0):
-                    explorer.controls["temperature"].value = value
-
-        hand = threading.Thread(target=move)
-        if moved:
-            hand.start()
-        training.fit(model, digits, config, progress=False)
-        done.set()
-        if moved:
-            hand.join()
-        for value in (0.3, first):
-            explorer.controls["temperature"].value = value
-        found.append((torch.cat([part.flatten() for part in model.state_dict().values()]), before, bytes(explorer.picture.value)))
-    assert torch.equal(found[0][0], found[1][0])
-    assert len({drawn for _, *both in found for drawn in both}) == 1
