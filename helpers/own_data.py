@@ -95,7 +95,7 @@ def _listed(folder: Path):
         if len({label for label, _ in sorted_in}) == 1 and len(deeper) > 1:
             name = sorted_in[0][0]
             print(f"All pictures of {top} are of one class, {name}: give {top / name} if {', '.join(deeper[:3])} and the like are the classes.")
-        return sorted_in or [(top.name, picture) for picture in beside]
+        return sorted_in or [(folder.name, picture) for picture in beside]
 
     try:
         parts = {name: classes(path) for name, path in _splits(folder).items()}
@@ -115,8 +115,11 @@ def _splits(folder: Path) -> dict:
     found = {part: next((inside[name] for name in names if name in inside), None) for part, names in SPLITS.items()}
     train, validation, test = found["train"], found["validation"], found["test"]
     known = [path for path in (train, validation, test) if path is not None]
-    if train is None or len(known) < 2 or len(known) < len(inside):  # classes may be called so, too
+    sorted_in = all(any(inner.is_dir() for inner in path.iterdir()) for path in known)
+    if train is None or len(known) < 2 or not (sorted_in or len(known) == len(inside)):  # classes may be called so, too
         return {"train": folder}
+    if rest := [path.name for path in inside.values() if path not in known]:
+        print(f"{', '.join(rest)} of {folder} {'is' if len(rest) == 1 else 'are'} left out: beside {train.name}/ they are no class.")
     parts = {"train": train, "test": test or validation} | ({"validation": validation} if test and validation else {})
     print(f"{folder} is split already: {', '.join(f'{part}: {path.name}/' for part, path in parts.items())}.")
     return parts

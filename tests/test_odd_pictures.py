@@ -36,6 +36,11 @@ def test_folders_that_are_split_already(tmp_path, load, capsys):
     for name in ("train", "bus", "test"):  # classes may be called so
         write(tmp_path / "traffic" / name, 20)
     assert load(tmp_path / "traffic").classes == ("bus", "test", "train")
+    write(tmp_path / "plain" / "train", 20), write(tmp_path / "plain" / "test", 5)  # of one class
+    assert load(tmp_path / "plain").classes == ("plain",) and len(load(tmp_path / "plain").test_images) == 5
+    write(tmp_path / "two" / "unlabelled", 9)
+    capsys.readouterr()
+    assert load(tmp_path / "two").classes == ("cat", "dog") and "unlabelled of" in (said := capsys.readouterr().out) and "is left out" in said
 
 
 def test_one_level_too_many_and_classes_that_are_one_are_said(tmp_path, load, capsys):

@@ -272,8 +272,8 @@ class CollapseWatch:
         self.frames[epoch] = images[:64].cpu()
         if self.classifier:
             ours = features(self.classifier, images)
-            spread = diversity(self.real)
-            varied = {"diversity": diversity(ours) / spread if spread > 0 else 1.0, "recall": precision_recall(ours, self.real)["recall"]}
+            spread = diversity(self.real) or math.nan  # of real images that are all alike there is no share
+            varied = {"diversity": diversity(ours) / spread, "recall": precision_recall(ours, self.real)["recall"]}
             if self.classifier.reads:
                 read = predict(self.classifier, images)
                 varied |= coverage(read) | {"legibility": legibility(read)}
