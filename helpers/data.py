@@ -4,7 +4,6 @@ A whole data set lies in memory, on the training device if asked: no worker proc
 no float copy. Batches are drawn by index and models do their own pre-processing.
 """
 
-import difflib
 import gzip
 import hashlib
 import os
@@ -126,9 +125,7 @@ def described(dataset: Dataset) -> str:
 def label(name: str, classes: tuple[str, ...]) -> int:
     """The label of a class by its name: "7" or "Sandal", or "37" of `pairs`. UserError for a name that is none."""
     if name not in classes:
-        few = len(classes) <= 10 or difflib.get_close_matches(name, classes, n=1)
-        known = take(name, classes[:10]) if few else f"take one of {classes[0]}, {classes[1]}, ... {classes[-1]}"
-        raise UserError(f"There is no class {name!r}: {known}.")
+        raise UserError(f"There is no class {name!r}: {take(name, classes)}.")
     return classes.index(name)
 
 

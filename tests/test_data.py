@@ -60,7 +60,7 @@ def test_pairs(digits):
 @pytest.mark.parametrize("name", ["7", "123", "ab", ""])
 def test_a_pair_is_two_digits(name):
     assert data.label("07", data.PAIRS) == 7
-    with pytest.raises(UserError, match=f"{name!r}.*00, 01, ... 99"):
+    with pytest.raises(UserError, match=f"{name!r}.*one of 00, 01, ... 99"):
         data.label(name, data.PAIRS)
     with pytest.raises(UserError, match="'Socks'.*Sandal"):
         data.label("Socks", data.FASHION)

@@ -156,7 +156,7 @@ def test_inception_sees_the_bins_that_everybody_sees(monkeypatch):
 
 def test_samples_are_measured_against_real_images(judge, digits, monkeypatch):
     """A stand-in that draws training images is as good as the floor, and noise is far away; without a judge nothing is said."""
-    monkeypatch.setattr(measures.samples, "judge", lambda dataset: measures.Judge(judge, "one of 8x8 digits"))
+    monkeypatch.setattr(measures.samples, "judge", lambda dataset, profile: measures.Judge(judge, "one of 8x8 digits"))
     reference, stand_in = measures.Reference(digits), tiny_flow((1, 8, 8))
     for index in measures.samples.matched_slices(digits.test_labels, digits.train_labels):
         stand_in.sample = lambda n, labels=None, index=index: digits.train_images[index]
@@ -168,7 +168,7 @@ def test_samples_are_measured_against_real_images(judge, digits, monkeypatch):
     stand_in.sample = lambda n, labels=None: torch.rand(n, 1, 8, 8)
     noise = measures.sample_quality(stand_in, reference, floor=False)
     assert noise["frechet_distance"] > 10 * found["frechet_distance"] and noise["recall"] < 0.1 and "frechet_floor" not in noise
-    monkeypatch.setattr(measures.samples, "judge", lambda dataset: None)
+    monkeypatch.setattr(measures.samples, "judge", lambda dataset, profile: None)
     assert measures.sample_quality(stand_in, measures.Reference(digits)) == {}
 
 
@@ -207,7 +207,7 @@ def test_slices_are_matched_and_share_nothing():
 
 
 def test_a_model_that_takes_labels_is_asked_for_those_of_the_real_images(judge, digits, monkeypatch):
-    monkeypatch.setattr(measures.samples, "judge", lambda dataset: measures.Judge(judge, "one of 8x8 digits"))
+    monkeypatch.setattr(measures.samples, "judge", lambda dataset, profile: measures.Judge(judge, "one of 8x8 digits"))
     stand_in, asked = tiny_flow((1, 8, 8), classes=10), []
     stand_in.sample = lambda n, labels: (asked.append(labels), digits.test_images)[1]
     found = measures.sample_quality(stand_in, measures.Reference(digits), floor=False)

@@ -201,7 +201,7 @@ def test_a_kernel_that_died_half_way_goes_on(tmp_path):
     """Restarted and run with RESUME = True, the notebook's training ends where an uninterrupted one does."""
     whole = nbformat.read(ROOT / "02_autoencoder_vae.ipynb", as_version=4)
     code = [cell for cell in whole.cells if cell.cell_type == "code"]
-    first = next(i for i, cell in enumerate(code) if "training.fit(" in cell.source)
+    first = next(i for i, cell in enumerate(code) if ".train(RESUME)" in cell.source)
     killer = """
 import os, pathlib, signal, threading, time
 def kill():

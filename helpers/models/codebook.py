@@ -77,9 +77,7 @@ class Codebook(nn.Module):
         uses = torch.bincount(chosen, minlength=len(self.words)).to(vectors.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, chosen, vectors)
         others = vectors[torch.randint(len(vectors), (len(self.words),), device=vectors.device)]
-        if distributed.is_available() and distributed.is_initialized():  # of the whole batch, as one process would count it
-            distributed.all_reduce(uses), distributed.all_reduce(sums)
-            distributed.broadcast(others, 0)
+        uses, sums, others = together(uses, sums, others)
         self.uses.lerp_(uses, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         dead = (self.uses < DEAD)[:, None]
@@ -94,6 +92,15 @@ class Codebook(nn.Module):
         if self.training:
             self.learn(vectors, chosen)
         return h + (words - h).detach(), words, chosen.view(len(h), *h.shape[2:])
+
+
+def together(uses, sums, others):
+    """What several processes count, added up, as one process would count the whole batch; and of the vectors to start again from, the first one's."""
+    if distributed.is_available() and distributed.is_initialized():
+        for counted in (uses, sums):
+            distributed.all_reduce(counted)
+        distributed.broadcast(others, 0)
+    return uses, sums, others
 
 
 def perplexity(chosen, codes: int) -> torch.Tensor:
