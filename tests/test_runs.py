@@ -186,7 +186,7 @@ def test_classes_of_a_few_pictures_keep_their_weights_and_their_record(here, cap
 
 def test_a_judge_that_cannot_be_kept_serves_all_the_same(here, monkeypatch, capsys):
     for name in ("cat", "dog"):
-        write(here / "pets" / name, 30)
+        write(here / "pets" / name, 60)
     (here / "kept").mkdir()
     (here / "kept" / "judges").write_text("a file where the folder should be")
     assert run("train", "gan", "--dataset", "pets", "--profile", "smoke", "--epochs", 1, "--folder", "run") == 0
@@ -195,7 +195,7 @@ def test_a_judge_that_cannot_be_kept_serves_all_the_same(here, monkeypatch, caps
 
 def test_two_processes_measure_pictures_of_ones_own(here):
     for name in ("cat", "dog"):
-        write(here / "pets" / name, 30)
+        write(here / "pets" / name, 60)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "helpers"]
     command = [*launch, "train", "gan", "--dataset", "pets", "--profile", "smoke", "--epochs", "1", "--batch-size", "16", "--folder", "run"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(weights.ROOT)})
