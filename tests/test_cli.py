@@ -210,6 +210,7 @@ def test_pictures_that_have_moved_can_be_named(tmp_path, monkeypatch, capsys):
     from test_own_data import write
 
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "kept"))
+    monkeypatch.setenv("PROFILE", "smoke")  # of the judge
     write(tmp_path / "pets", 40)
     command = ("train", "vae", "--dataset", tmp_path / "pets", "--profile", "smoke", "--epochs", 1, "--folder", tmp_path / "run")
     assert run(*command) == 0 and "1 class (pets 40): 33 training, 3 validation, 4 test pictures" in capsys.readouterr().out
