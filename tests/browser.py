@@ -45,7 +45,7 @@ WATCH = """
 image => {
   const canvas = document.createElement('canvas'), context = canvas.getContext('2d', {willReadFrequently: true});
   const look = () => {
-    canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;  // its own pixels, however the page is laid out meanwhile
+    canvas.width = image.width; canvas.height = image.height;
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
     const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
     let code = 0, ink = 0;
