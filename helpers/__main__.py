@@ -39,7 +39,7 @@ def train(args):
         if value < least:
             raise UserError(f"{value} {name.replace('_', ' ')} were asked for: ask for at least {least}.")
     changes["seed"] = args.seed
-    settings = recipes.settings_of(args.model, args.set)
+    settings = weights.settings_from(args.model, args.start) | recipes.settings_of(args.model, args.set)
     device = training.pick_device()
     dataset = data.load(args.dataset, device=device, size=args.size)
     if dataset.name not in data.NAMES and Team().first:
@@ -174,7 +174,9 @@ def sample(args):
             raise UserError(f"{len(asked)} labels were given for {count} samples: give one for all, or one each.")
         names = tuple(info.get("classes") or data.CLASSES.get(info["dataset"]) or map(str, range(model.config.classes**model.config.parts)))
         labels = torch.tensor([data.label(name, names) for name in asked], device=device).expand(count)
-    images = model.sample(count, args.temperature, labels)
+    if args.steps is not None and not hasattr(model.config, "steps"):
+        raise UserError(f"{args.steps} steps were asked for, but {args.weights} takes none to draw an image: leave them out.")
+    images = model.sample(count, args.temperature, labels, **({} if args.steps is None else {"steps": args.steps}))
     training.write_atomically(args.out, lambda file: file.write(plots.png(plots.grid(images))))
     print(f"{count} samples at temperature {args.temperature} in {args.out}")
 
@@ -307,6 +309,7 @@ def parser():
     command.add_argument(
         "--labels", "--label", help="of a conditional model: a class for all, such as 3, Sandal or 37, or one each, 7,7,1 (default: all in turn)"
     )
+    command.add_argument("--steps", type=int, help="from noise to image, of a model that takes some (default: its own)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, metavar="FILE.png")
     command.set_defaults(call=sample)

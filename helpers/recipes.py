@@ -14,10 +14,12 @@ from helpers import UserError, take
 from helpers.models.autoencoders import TCVAE, VAE, Autoencoder
 from helpers.models.classifier import Classifier
 from helpers.models.codebook import VQVAE
+from helpers.models.flow_map import FlowMap
 from helpers.models.flows import RealNVP
 from helpers.models.gans import GAN
 from helpers.models.growing import ProGAN
 from helpers.models.hierarchical import FVAE, LadderVAE
+from helpers.models.latent import LatentMatching
 from helpers.models.matching import FlowMatching
 from helpers.training import TrainConfig
 from helpers.training.checkpoints import TURN
@@ -34,11 +36,12 @@ class Recipe:
     quick: tuple[dict, TrainConfig]
     full: tuple[dict, TrainConfig]
     labelled: bool = False  # the model is told the classes
+    after: str = ""  # the model whose trained weights it starts from, of which it can't do without
 
     def with_(self, kind: type | None = None, labelled: bool = False, **settings) -> "Recipe":
         """The same training of a model with other settings, or of another model that has them."""
         changed = {profile: (getattr(self, profile)[0] | settings, getattr(self, profile)[1]) for profile in PROFILES}
-        return Recipe(kind or self.kind, **changed, labelled=labelled)
+        return Recipe(kind or self.kind, **changed, labelled=labelled, after=self.after)
 
 
 SMOKE = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-2, warmup_steps=5, average=0.9, compile=False, train_images=640, validation_images=100)
@@ -59,6 +62,20 @@ MATCHING = Recipe(
     ({"width": (8, 16), "blocks": 1, "steps": 4}, replace(SMOKE, optimizer="muon")),
     ({}, replace(FLOWING, epochs=2, train_images=48_000, reports_per_epoch=2)),
     ({"width": (64, 128)}, replace(FLOWING, epochs=60)),
+)
+LATENT = Recipe(
+    LatentMatching,
+    ({"width": 32, "blocks": 1, "steps": 4}, replace(SMOKE, optimizer="muon")),
+    ({}, replace(FLOWING, epochs=8, learning_rate=4e-3, average=0.995, reports_per_epoch=1)),
+    ({}, replace(FLOWING, epochs=60, learning_rate=4e-3)),
+    after="vae",
+)
+FLOW_MAP = Recipe(
+    FlowMap,
+    ({"grid": 4, "hops": (0.5, 0.25, 0.25), "fine": 1, "walks": 80}, replace(SMOKE, optimizer="muon")),
+    ({"walks": 10_000, "fine": 1}, replace(FLOWING, epochs=2, learning_rate=4e-3, reports_per_epoch=2)),
+    ({}, replace(FLOWING, epochs=20, learning_rate=4e-3)),
+    after="matching",
 )
 AUTOENCODER = Recipe(
     Autoencoder,
@@ -135,6 +152,9 @@ RECIPES = {
     "realnvp-conditional": REALNVP.with_(labelled=True),
     "matching": MATCHING,
     "matching-conditional": MATCHING.with_(labelled=True),
+    "flow-map": FLOW_MAP,
+    "latent": LATENT,
+    "latent-conditional": LATENT.with_(labelled=True),
     "autoencoder": AUTOENCODER,
     "vae": VAES,
     "vae-8bit": VAES.with_(likelihood="logistic"),

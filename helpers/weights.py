@@ -67,6 +67,20 @@ def metadata(content: bytes) -> dict[str, str]:
     return json.loads(content[8 : 8 + size])["__metadata__"]
 
 
+def settings_from(name: str, start: str | None) -> dict:
+    """What of the configuration of a model of this name in RECIPES follows from the weights that it starts from.
+
+    UserError where it needs some and there are none, or they are of another kind of model.
+    """
+    found = RECIPES[name]
+    if start is None and found.after:
+        raise UserError(f"A {name} starts from a trained {found.after}: give its weights with --start, a shipped name or a file.")
+    if start is None:
+        return {}
+    trained, _ = load_model(start)
+    return found.kind.settings_from(type(trained), trained.config)
+
+
 def start_from(model, weights) -> dict:
     """Give `model` the trained `weights` (a shipped name or a file) instead of its random start; return what a record says of
     it: their name, their sha256 and the seconds that they cost.
@@ -75,6 +89,7 @@ def start_from(model, weights) -> dict:
     new channels start at 0; a tensor of another shape keeps its own start. What was taken is not initialised from data
     any more. UserError where nothing fits.
     """
+    model = model.start_part()
     trained, info = load_model(weights, model.device)
     found, taken = trained.state_dict(), set()
     with torch.no_grad():

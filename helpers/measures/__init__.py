@@ -140,6 +140,21 @@ def unlabelled(task: Task) -> dict:
     return {"frechet_without_labels": frechet_distance(ours, reference.features)}
 
 
+HOPS = (1, 2, 4, 8)
+
+
+def hops(task: Task) -> dict:
+    """The same measures of samples of a flow map in fewer and in more steps."""
+    if task.reference.classifier is None:
+        return {}
+    labels, found = task.labels[: task.reference.n] if task.model.labelled else None, {}
+    for steps in (steps for steps in HOPS if task.model.config.grid % steps == 0):
+        with aside():
+            drawn = task.model.sample(task.reference.n, labels=labels, steps=steps)
+        found |= {f"{name}_{steps}": value for name, value in beside(drawn, task.reference, labels).items()}
+    return found
+
+
 @torch.no_grad()
 def codes(task: Task) -> dict:
     """Of a codebook: what the choice of words loses, how many are in use, and what the prior needs for an image's words, in nats."""
@@ -227,6 +242,12 @@ MEASURES: dict[str, Measure] = {
         | {f"frechet_floor{end}": Metric(f"Fréchet, floor{end.replace('_', ' ')}", 3, 0.001, 0.0001) for end in ("", "_low", "_high")},
     ),
     "control": Measure(control, {"control_accuracy": CONTROL}),
+    "hops": Measure(
+        hops,
+        {f"frechet_distance_{steps}": Metric(f"Fréchet, {steps} steps", 2, 0.05, 0.03) for steps in HOPS}
+        | {f"control_accuracy_{steps}": Metric(f"control, {steps} steps", 3, absolute=0.015) for steps in HOPS}
+        | {f"{name}_{steps}": Metric(f"{name}, {steps} steps", absolute=0.04) for steps in HOPS for name in ("precision", "recall", "legibility")},
+    ),
     "straightness": Measure(straightness_of_paths, {"straightness": Metric("bend", 3, 0.03)}),
     "unlabelled": Measure(unlabelled, {"frechet_without_labels": Metric("Fréchet, told nothing", 2, 0.05, 0.03)}),
 }

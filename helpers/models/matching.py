@@ -20,13 +20,10 @@ from helpers.models.model import Model
 
 
 @dataclass(frozen=True)
-class MatchingConfig:
-    """A velocity network of two resolutions, and how it is trained and solved."""
+class PathConfig:
+    """How a velocity is trained and solved, whatever moves along it."""
 
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
-    width: tuple[int, int] = (32, 64)  # channels at half and at a quarter of the image's sides
-    blocks: int = 2  # residual blocks at each resolution, on the way down and on the way up
-    attention: bool = False  # self-attention at the coarser one
     classes: int = 0  # above 0 the velocity sees the label, or none
     parts: int = 1
     hidden_labels: float = 0.1  # share of labels hidden in training, for the velocity without one
@@ -34,6 +31,15 @@ class MatchingConfig:
     pairing: str = "random"  # of noises and images in a batch, or optimal: by minibatch optimal transport
     steps: int = 10  # Heun steps of a sample, each of two evaluations
     guidance: float = 0.0  # how far beyond the velocity of a label a sample goes, away from that of none
+
+
+@dataclass(frozen=True)
+class MatchingConfig(PathConfig):
+    """And a velocity network of two resolutions."""
+
+    width: tuple[int, int] = (32, 64)  # channels at half and at a quarter of the image's sides
+    blocks: int = 2  # residual blocks at each resolution, on the way down and on the way up
+    attention: bool = False  # self-attention at the coarser one
 
 
 # ---------------------------------------------------------------------------------------------------------- path
@@ -215,9 +221,19 @@ class Velocity(nn.Module):
         nn.init.zeros_(self.last[-1].bias)
 
     def forward(self, x, t, label):
+        return self.network(x, self.told(t, label))
+
+    def angles(self, t):
+        """Times (N,) as sines and cosines of many frequencies (N, 2 * width)."""
         angles = t[:, None] * self.frequencies
-        told = F.silu(self.time(torch.cat([angles.cos(), angles.sin()], dim=1)) + self.label(label))
-        h = self.first(F.pixel_unshuffle(x, 2))
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+    def told(self, t, label):
+        return self.time(self.angles(t)) + self.label(label)
+
+    def network(self, x, told):
+        """(N, C, H, W) of x (N, C, H, W) and what is said of it, (N, T)."""
+        told, h = F.silu(told), self.first(F.pixel_unshuffle(x, 2))
         for block in self.down:
             h = block(h, told)
         low = self.shrink(h)
@@ -234,24 +250,20 @@ class Velocity(nn.Module):
 # ---------------------------------------------------------------------------------------------------------- model
 
 
-class FlowMatching(Model):
-    """A velocity between noise and images, trained by flow matching.
+class Matching(Model):
+    """A velocity between noise and data, whatever the data are, trained by flow matching.
 
-    Images are uint8, or floats in [0, 1] that stand for the bin they fall into; inside they lie in [-1, 1]. Latents (N, D) with
-    D = C * H * W are the noise itself: encode and decode follow the same paths both ways, as exactly as the steps are small
-    (with a label: at guidance 0, which is what encode takes; decode takes the configuration's unless it is told).
-    With config.classes labels (N,) may be given; None is the velocity without one, of all classes together.
+    A family says what moves: `velocity`, a network v(x, t, label) whose last of `labels` + 1 labels stands for none;
+    `point_shape`, the shape of one point; `points` of images, and `images` of points. With config.classes labels (N,) may be
+    given; None is the velocity without one, of all classes together. Latents (N, D) are the noise itself.
     Raises UserError where images, labels, counts or settings are not what they should be.
     """
 
-    Config = MatchingConfig
-    measures, free, halves = ("samples", "unlabelled", "straightness"), True, True
+    measures, free, halves = ("samples", "unlabelled"), True, True
+    velocity: nn.Module
 
-    def __init__(self, config: MatchingConfig):
+    def __init__(self, config: PathConfig):
         super().__init__(config)
-        _, height, width = config.image_shape
-        if height % 4 or width % 4:
-            raise UserError(f"Images of {height}x{width} can't be halved twice: both sides must be divisible by 4; pad the images.")
         for name, allowed in {"times": ("logit-normal", "uniform"), "pairing": ("random", "optimal")}.items():
             if getattr(config, name) not in allowed:
                 raise UserError(f"There are no {name} {getattr(config, name)!r}: take one of {', '.join(allowed)}.")
@@ -259,13 +271,14 @@ class FlowMatching(Model):
             raise UserError("Optimal pairing was asked for with labels: it would send each class noise of its own, and none is drawn so; leave one.")
         if config.steps < 1:
             raise UserError(f"{config.steps} steps from noise to image were asked for: take at least 1.")
-        if any(size % 8 for size in config.width):
-            raise UserError(f"Widths of {config.width} were given: their channels are normalised in 8 groups, so take multiples of 8.")
-        self.velocity = Velocity(config)
+
+    @property
+    def point_shape(self) -> tuple[int, ...]:
+        return self.config.image_shape
 
     @property
     def latent_dim(self) -> int:
-        return math.prod(self.config.image_shape)
+        return math.prod(self.point_shape)
 
     @property
     def passes(self) -> int:
@@ -277,17 +290,23 @@ class FlowMatching(Model):
     # ---- in training
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
-        """Mean squared error of the velocity a dimension, at a random time of a random path to each image."""
-        data = self._data(images)
-        label = self._label(labels, len(data))
-        if self.labelled and self.training:
-            hidden = torch.rand(len(data), device=data.device) < self.config.hidden_labels
-            label = label.masked_fill(hidden, self.velocity.labels)
+        """Mean squared error of the velocity a dimension, at a random time of a random path to each image's point."""
+        return self.loss_of(self.points(images), labels)
+
+    def loss_of(self, data, labels=None) -> dict[str, torch.Tensor]:
+        """The same of points (N, ...) themselves."""
+        label = self.hidden(self._label(labels, len(data)))
         noise = torch.randn_like(data)
         if self.config.pairing == "optimal":
             noise = pair(noise, data)
         times = draw_times(len(data), self.config.times, data.device).to(data.dtype)
         return {"loss": matching_loss(lambda x, t: self.velocity(x, t, label), data, times, noise)}
+
+    def hidden(self, label):
+        """In training a share of the labels is none, so that the velocity without one is learned too."""
+        if not (self.labelled and self.training):
+            return label
+        return label.masked_fill(torch.rand(len(label), device=label.device) < self.config.hidden_labels, self.velocity.labels)
 
     # ---- both ways
 
@@ -310,23 +329,62 @@ class FlowMatching(Model):
         return guided
 
     @torch.no_grad()
-    def encode(self, images, labels=None, steps: int | None = None) -> torch.Tensor:
-        """The noise (N, D) that images come from: the path back, from the middle of each bin."""
-        data = self._data(images, noise=0.5)
-        return solve(self.field(labels, len(data), 0.0), data, self.config.steps if steps is None else steps, 1.0, 0.0)[-1].flatten(1)
-
-    @torch.no_grad()
     def decode(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, **how) -> torch.Tensor:
         """Images in [0, 1], (N, C, H, W), of latents (N, D). steps, guidance: instead of the configuration's; `how` as in `solve`."""
-        return self.trajectory(latents, labels, steps, guidance, **how)[-1]
+        return self.images(self.solved(latents, labels, steps, guidance, **how)[-1])
 
     @torch.no_grad()
     def trajectory(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, **how) -> list[torch.Tensor]:
         """What `decode` passes through, from noise to image, each (N, C, H, W) in [0, 1]."""
+        return [self.images(x) for x in self.solved(latents, labels, steps, guidance, **how)]
+
+    def solved(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, **how) -> list[torch.Tensor]:
+        """The points that latents (N, D) pass through, from noise to data."""
         check_latents(latents, self.latent_dim)
-        noise = latents.view(-1, *self.config.image_shape)
-        points = solve(self.field(labels, len(noise), guidance), noise, self.config.steps if steps is None else steps, **how)
-        return [((x + 1) / 2).clamp(0, 1) for x in points]
+        noise = latents.view(-1, *self.point_shape)
+        return solve(self.field(labels, len(noise), guidance), noise, self.config.steps if steps is None else steps, **how)
+
+    def noise_of(self, points, labels=None, steps: int | None = None) -> torch.Tensor:
+        """The way back: the noise (N, D) that points come from, at guidance 0."""
+        return solve(self.field(labels, len(points), 0.0), points, self.config.steps if steps is None else steps, 1.0, 0.0)[-1].flatten(1)
+
+    def _label(self, labels, n):
+        return torch.full((n,), self.velocity.labels, device=self.device) if labels is None or not self.labelled else labels
+
+
+class FlowMatching(Matching):
+    """Flow matching of images themselves, which lie in [-1, 1] inside.
+
+    Images are uint8, or floats in [0, 1] that stand for the bin they fall into. encode and decode follow the same paths both
+    ways, as exactly as the steps are small (with a label: at guidance 0, which is what encode takes; decode takes the
+    configuration's unless it is told).
+    """
+
+    Config = MatchingConfig
+    measures = ("samples", "unlabelled", "straightness")
+
+    def __init__(self, config: MatchingConfig):
+        super().__init__(config)
+        _, height, width = config.image_shape
+        if height % 4 or width % 4:
+            raise UserError(f"Images of {height}x{width} can't be halved twice: both sides must be divisible by 4; pad the images.")
+        if any(size % 8 for size in config.width):
+            raise UserError(f"Widths of {config.width} were given: their channels are normalised in 8 groups, so take multiples of 8.")
+        self.velocity = Velocity(config)
+
+    def points(self, images, noise: float | None = None):
+        """Images with noise in their bins, in [-1, 1]: at random, or all with the same."""
+        check_images(images, self.config.image_shape)
+        bins = images.to(self.dtype) if images.dtype == torch.uint8 else (images.to(self.dtype) * 256).floor().clamp(max=255)
+        return (bins + (torch.rand_like(bins) if noise is None else noise)) / 128 - 1
+
+    def images(self, points):
+        return ((points + 1) / 2).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode(self, images, labels=None, steps: int | None = None) -> torch.Tensor:
+        """The noise (N, D) that images come from: the path back, from the middle of each bin."""
+        return self.noise_of(self.points(images, noise=0.5), labels, steps)
 
     def log_prob(self, images, labels=None, samples: int = 1, steps: int = 50) -> torch.Tensor:
         """Lower bound on the log-probability of 8-bit images in nats, (N,), with uniform noise in the bins, as estimated by Hutchinson.
@@ -342,19 +400,8 @@ class FlowMatching(Model):
             field = self.field(None if labels is None else labels[part], len(images[part]), 0.0)
             estimates = []
             for _ in range(samples):
-                data = self._data(images[part])
+                data = self.points(images[part])
                 probe = torch.randint_like(data, 2) * 2 - 1
                 estimates.append(log_density(field, data, steps, probe)[0])
             found.append(torch.stack(estimates).mean(0))
         return torch.cat(found) - self.latent_dim * math.log(128)  # of densities on [-1, 1], where a bin is 1/128 wide
-
-    # ---- what comes in
-
-    def _data(self, images, noise: float | None = None):
-        """Images with noise in their bins, in [-1, 1]: at random, or all with the same."""
-        check_images(images, self.config.image_shape)
-        bins = images.to(self.dtype) if images.dtype == torch.uint8 else (images.to(self.dtype) * 256).floor().clamp(max=255)
-        return (bins + (torch.rand_like(bins) if noise is None else noise)) / 128 - 1
-
-    def _label(self, labels, n):
-        return torch.full((n,), self.velocity.labels, device=self.device) if labels is None or not self.labelled else labels

@@ -55,6 +55,15 @@ class Model(nn.Module):
         """What of its configuration follows from the training set and from how many steps it will be trained."""
         return {}
 
+    @classmethod
+    def settings_from(cls, kind: type, config) -> dict:
+        """What of its configuration follows from the trained model, of that class and configuration, that it starts from."""
+        return {}
+
+    def start_part(self) -> nn.Module:
+        """The part that takes the weights of what it starts from."""
+        return self
+
     @property
     def latent_dim(self) -> int:
         return self.config.latent
@@ -89,6 +98,9 @@ class Model(nn.Module):
     def initialize(self, images, labels=None) -> None:
         """Set the first weights that depend on data."""
 
+    def prepare(self) -> None:
+        """Do what every process of a training does before its steps; its seconds are the training's."""
+
     def finish(self, images) -> None:
         """Do what is left when the last weights stand."""
 
@@ -102,10 +114,10 @@ class Model(nn.Module):
         return prior_noise(self, n, temperature)
 
     @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0, labels=None) -> torch.Tensor:
-        """n images in [0, 1] from the prior with its standard deviation multiplied by `temperature`."""
+    def sample(self, n: int, temperature: float = 1.0, labels=None, **how) -> torch.Tensor:
+        """n images in [0, 1] from the prior with its standard deviation multiplied by `temperature`; `how`: what `decode` takes beside labels."""
         z = self.prior(n, temperature)
         check_labels(self, labels, n)
         size = at_once(z.device)
         parts = [None] * n if labels is None else labels.to(z.device).split(size)
-        return torch.cat([self.decode(part, label) for part, label in zip(z.split(size), parts, strict=False)])
+        return torch.cat([self.decode(part, label, **how) for part, label in zip(z.split(size), parts, strict=False)])

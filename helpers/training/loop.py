@@ -289,8 +289,12 @@ def fit(model, dataset, config: TrainConfig, folder=None, resume=False, on_repor
         checkpoint = Checkpoint(folder, run.identity) if folder else None
         with TURN:
             run.start(checkpoint if resume and checkpoint and checkpoint.exists() else None)
-        begun = time.perf_counter()
         with compiled(model, config.compile) as is_compiled:
+            begun = time.perf_counter()
+            with TURN, torch.autocast(model.device.type, getattr(torch, run.precision), enabled=run.precision != "float32"):
+                model.prepare()
+            run.state.seconds += time.perf_counter() - begun
+            begun = time.perf_counter()
             with TURN:
                 is_compiled = is_compiled and run.rehearse()
             compile_seconds = time.perf_counter() - begun if config.compile else 0.0

@@ -1,0 +1,173 @@
+"""A flow map: from one time of a flow to another in a single evaluation, so that an image takes one, two or four of them.
+
+A velocity says where a path goes on here and now. The mean velocity u(x, t, s) says it of the whole way from t to s,
+
+    x_s = x_t + (s - t) u(x_t, t, s),
+
+which is the chord of the path (Geng et al. 2025, equation 3; Boffi et al. 2024). A trained velocity, the teacher, walks the
+paths with all its small steps; u learns their chords, by a regression as plain as the teacher's own. Of the whole way alone,
+t = 0 and s = 1, this is the distillation of Luhman & Luhman (2021).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from helpers import UserError
+from helpers.models.layers import at_once, check_labels, check_latents
+from helpers.models.matching import FlowMatching, MatchingConfig, Velocity, solve
+from helpers.models.model import Player
+
+
+@dataclass(frozen=True)
+class FlowMapConfig(MatchingConfig):
+    """The teacher's configuration, whose `guidance` goes into its paths; `steps` are those of a sample, each one evaluation."""
+
+    steps: int = 2
+    grid: int = 8  # places of a path that are kept, a power of 2: a sample takes as many steps at most
+    fine: int = 2  # Heun steps of the teacher from one place to the next
+    walks: int = 40_000  # paths of the teacher, of which a 20th is for validation
+    hops: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)  # share of the batch that goes the whole way at once, half of it, a quarter, ...
+
+
+class MeanVelocity(Velocity):
+    """u(x, t, s, label): the teacher's network, told the end of the way as well; it starts as the teacher."""
+
+    def __init__(self, config: FlowMapConfig):
+        super().__init__(config)
+        told = 2 * config.width[1]
+        self.way = nn.Sequential(nn.Linear(2 * config.width[0], told), nn.SiLU(), nn.Linear(told, told))
+        nn.init.zeros_(self.way[-1].weight)
+        nn.init.zeros_(self.way[-1].bias)
+
+    def forward(self, x, t, s, label):
+        return self.network(x, self.told(t, label) + self.way(self.angles(s - t)))
+
+
+def chords(paths, start, length):
+    """Points (N, ...) on paths (N, K + 1, ...), kept at K + 1 even times from 0 to 1, and the mean velocities (N, ...) from there.
+
+    They are at place start (N,) of each path, and go over length (N,) places.
+    """
+    rows, grid = torch.arange(len(paths), device=paths.device), paths.shape[1] - 1
+    x, way = paths[rows, start], (length / grid).view(-1, *[1] * (paths.ndim - 2))
+    return x, (paths[rows, start + length] - x) / way
+
+
+def hop(mean_velocity, x, steps: int) -> list[torch.Tensor]:
+    """x (N, ...) at each of `steps` + 1 even times from noise to image, by mean_velocity(x, t, s): one evaluation each."""
+    points = [x]
+    for i in range(steps):
+        t, s = (x.new_full((len(x),), place / steps) for place in (i, i + 1))
+        points.append(points[-1] + mean_velocity(points[-1], t, s) / steps)
+    return points
+
+
+class FlowMap(FlowMatching):
+    """A mean velocity of images, and the velocity that teaches it.
+
+    A training starts from the weights of a FlowMatching model (`weights.start_from`). It looks at the teacher's paths alone;
+    of the images it is given it takes only how many they are. `encode` and `log_prob` are the teacher's.
+    """
+
+    Config = FlowMapConfig
+    measures = ("samples", "hops")
+
+    def __init__(self, config: FlowMapConfig):
+        super().__init__(config)
+        if config.grid < 1 or config.grid & (config.grid - 1):
+            raise UserError(f"A grid of {config.grid} places was given: take a power of 2.")
+        if config.fine < 1 or config.walks < 40:
+            raise UserError(f"{config.walks} paths of {config.fine} steps a place were asked for: take at least 40 of at least 1.")
+        if config.grid % config.steps:
+            raise UserError(
+                f"{config.steps} steps to an image were asked for: take one that divides {config.grid}, the places of the teacher's paths."
+            )
+        if len(config.hops) != config.grid.bit_length() or min(config.hops) < 0 or sum(config.hops) <= 0:
+            raise UserError(f"{config.hops} were given as shares of the ways: {config.grid.bit_length()} are needed, none below 0.")
+        self.velocity.requires_grad_(False)
+        self.mean_velocity = MeanVelocity(config)
+
+    @classmethod
+    def settings_from(cls, kind: type, config) -> dict:
+        if kind is not FlowMatching:
+            raise UserError(f"A flow map starts from a velocity, and these weights are of a {kind.__name__}.")
+        return {name: getattr(config, name) for name in ("width", "blocks", "attention", "classes", "parts", "guidance")}
+
+    @property
+    def passes(self) -> int:
+        return self.config.steps
+
+    def regions(self):
+        return [self.velocity, self.mean_velocity]
+
+    # ---- in training
+
+    def players(self) -> list[Player]:
+        return [Player("", self.mean_velocity, self.loss)]
+
+    def averaged_part(self) -> nn.Module:
+        return self.mean_velocity
+
+    def initialize(self, images, labels=None) -> None:
+        self.mean_velocity.load_state_dict(self.velocity.state_dict(), strict=False)  # all but `way`
+
+    @torch.no_grad()
+    def walk(self, noise, label):
+        """The teacher's paths from noise (N, C, H, W) told label (N,), with its guidance, at the places that are kept: (N, grid + 1, C, H, W)."""
+        none = torch.full_like(label, self.velocity.labels)
+
+        def guided(x, t):
+            told, free = self.velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, none])).chunk(2)
+            return told + self.config.guidance * (told - free)
+
+        return torch.stack(solve(guided, noise, self.config.grid * self.config.fine)[:: self.config.fine], dim=1)
+
+    def prepare(self) -> None:
+        """Walk all paths that are learned from: the same in every process, and in one that goes on with a training."""
+        config, chance, size = self.config, torch.Generator().manual_seed(0), at_once(self.device)
+        label = torch.arange(config.walks) % max(1, self.velocity.labels)
+        label[torch.rand(config.walks, generator=chance) < config.hidden_labels] = self.velocity.labels
+        label = label.to(self.device)
+        paths = torch.empty(config.walks, config.grid + 1, *config.image_shape, dtype=torch.float16, device=self.device)  # they are many
+        parts = zip(paths.split(size), label.split(size), strict=True)
+        for kept, told in tqdm(parts, desc="the teacher's paths", unit_scale=size, unit="path", total=len(paths) // size, leave=False):
+            noise = torch.randn(len(told), *config.image_shape, generator=chance).to(self.device)
+            kept.copy_(self.walk(noise, told))
+        self.paths = paths, label
+
+    def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
+        """Mean squared error a dimension against the chords of as many of the teacher's paths as there are images."""
+        (paths, label), n, grid = self.paths, len(images), self.config.grid
+        held_out = max(1, len(paths) // 20)
+        first, last = (held_out, len(paths)) if self.training else (0, held_out)
+        index = torch.randint(first, last, (n,), device=self.device)
+        length = grid >> torch.multinomial(torch.tensor(self.config.hops), n, replacement=True).to(self.device)
+        start = (torch.rand(n, device=self.device) * (grid // length)).long() * length
+        x, target = chords(paths[index].to(self.dtype), start, length)
+        u = self.mean_velocity(x, start / grid, (start + length) / grid, label[index])
+        return {"loss": F.mse_loss(u, target)}
+
+    # ---- drawing
+
+    @torch.no_grad()
+    def trajectory(self, latents, labels=None, steps: int | None = None) -> list[torch.Tensor]:
+        """What `decode` passes through, from noise to image, each (N, C, H, W) in [0, 1]."""
+        return [self.images(x) for x in self.solved(latents, labels, steps)]
+
+    @torch.no_grad()
+    def decode(self, latents, labels=None, steps: int | None = None) -> torch.Tensor:
+        """Images in [0, 1], (N, C, H, W), of latents (N, D), in so many steps instead of the configuration's."""
+        return self.images(self.solved(latents, labels, steps)[-1])
+
+    def solved(self, latents, labels=None, steps: int | None = None) -> list[torch.Tensor]:
+        steps = self.config.steps if steps is None else steps
+        if steps < 1 or self.config.grid % steps:
+            raise UserError(f"{steps} steps to an image were asked for: take one that divides {self.config.grid}.")
+        check_latents(latents, self.latent_dim)
+        check_labels(self, labels, len(latents))
+        label = self._label(labels, len(latents))
+        return hop(lambda x, t, s: self.mean_velocity(x, t, s, label), latents.view(-1, *self.point_shape), steps)
