@@ -56,6 +56,16 @@ def walked(count=0, late=0, size=1.0):
     return euler
 
 
+def full(x, t):
+    return torch.full((len(x),), t)
+
+
+def hopped(mean_velocity, x, steps, ahead=1, length=None):
+    for i in range(steps):
+        x = x + mean_velocity(x, full(x, i / steps), full(x, (i + ahead) / steps)) * (length or 1 / steps)
+    return x
+
+
 def unscaled(a, b, t):
     """An arc whose angle is taken of vectors that need not have norm 1."""
     angle = (a @ b).clamp(-1, 1).acos()
@@ -133,6 +143,21 @@ MISTAKES = [  # of which exercise, the answer, a word of the reason
     ("exact_velocity", lambda points, x, t: matching.exact_velocity(points, x, t).abs(), "one line"),
     ("exact_velocity", lambda points, x, t: weighted(points, x, t), "density of the noise"),
     ("exact_velocity", lambda points, x, t: underflowing(points, x, t), "softmax"),
+    ("score", lambda x, v, t: (x - t[:, None] * v) / (1 - t[:, None]), "downhill"),
+    ("score", lambda x, v, t: -(x - t[:, None] * v), "divide by it"),
+    ("score", lambda x, v, t: -(x - t[:, None] * v) / (1 - t[:, None]) ** 2, "its square"),
+    ("score", lambda x, v, t: v, "standard normal"),
+    ("score", lambda x, v, t: -x, "autograd"),
+    ("hop", lambda u, x, steps: hopped(u, x, steps, ahead=0), "it should ask for"),
+    ("hop", lambda u, x, steps: x + u(x, torch.zeros(len(x)), torch.ones(len(x))), "In 4 ways"),
+    ("hop", lambda u, x, steps: hopped(u, x, steps, length=1.0), "its length"),
+    ("hop", lambda u, x, steps: u(x, 0.0, 1.0), "each row"),
+    ("fill", lambda v, x, known, mask, noise, t, s: torch.where(mask, known, x + (s - t) * v(x, full(x, t))), "put in with noise"),
+    ("fill", lambda v, x, known, mask, noise, t, s: SOLUTIONS["fill"](v, x, known, ~mask, noise, t, s), "Where it is known"),
+    ("fill", lambda v, x, known, mask, noise, t, s: torch.where(mask, (1 - t) * noise + t * known, x + (s - t) * v(x, full(x, t))), "the time is s"),
+    ("fill", lambda v, x, known, mask, noise, t, s: torch.where(mask, (1 - s) * noise + s * known, x + s * v(x, full(x, t))), "s - t"),
+    ("fill", lambda v, x, known, mask, noise, t, s: v(x, full(x, s)), "begins at t"),
+    ("fill", lambda v, x, known, mask, noise, t, s: v(torch.where(mask, known, x), full(x, t)), "before anything"),
     ("coupling", undone(order=lambda z, s, t: (z - t) * (-s).exp()), "order"),
     ("coupling", undone(order=lambda z, s, t: z * s.exp() - t), "order"),
     ("coupling", undone(sign=1), "Sign"),

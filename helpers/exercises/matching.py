@@ -105,3 +105,77 @@ def exact_velocity(answer):
     same(answer(points, near, late).float(), (points.repeat(2, 1) - near) / 0.01, "Near time 1, beside a point, it should lead to that point.", 1e-2)
     why = "Between, each point counts as much as the density of the noise that would have led from it to x: N((x - t x_i) / (1 - t); 0, I)."
     same(given(answer(points, x, t), (6, 2)), matching.exact_velocity(points, x, t), why, 1e-4)
+
+
+@exercise(5, 2)
+def score(answer):
+    """`f(x, v, t)`: the score, the gradient of log p_t at x, (N, D), where the velocity is v (N, D) and the time t (N,), below 1. Given its data
+    point, x is normal round t times that point: what is the gradient of that log-density? Which noise does v see in x?"""
+    points, x, t = torch.randn(4, 2), torch.randn(6, 2, requires_grad=True), torch.linspace(0, 0.9, 6)
+    width = (1 - t)[:, None, None]
+    parts = torch.distributions.Normal(t[:, None, None] * points, width).log_prob(x[:, None]).sum(2)
+    (known,) = torch.autograd.grad(parts.logsumexp(1).sum(), x)
+    x = x.detach()
+    found = given(answer(x.clone(), matching.exact_velocity(points, x, t), t), (6, 2))
+    if torch.allclose(found, -known, rtol=1e-3, atol=1e-3):
+        raise Wrong("It points downhill: the score is the gradient of log p itself, and leads away from the noise.")
+    same(found[0], -x[0], "At time 0 all is noise, and the score of a standard normal at x is -x.", 1e-3)
+    for power, why in (
+        (1, "The noise enters x with the factor 1 - t: divide by it."),
+        (-1, "By 1 - t once: its square belongs to x - t times the point."),
+    ):
+        if torch.allclose(found, known * (1 - t[:, None]) ** power, rtol=1e-3, atol=1e-3):
+            raise Wrong(why)
+    same(found, known, "Of four points it is not the gradient of the log-density, which autograd knows.", 1e-3)
+
+
+@exercise(5, 1)
+def hop(answer):
+    """`f(mean_velocity, x, steps)`: from noise x (N, D) to data, (N, D), in `steps` equal ways from time 0 to 1. mean_velocity(x, t, s), with times
+    of shape (N,), is the mean velocity of the way from t to s."""
+
+    def asked(steps):
+        times = []
+
+        def mean_velocity(x, t, s):
+            if any(not isinstance(one, torch.Tensor) or one.shape != x.shape[:1] for one in (t, s)):
+                raise Wrong(f"Both times are given for each row: t and s of shape ({len(x)},).")
+            times.append((round(t[0].item(), 4), round(s[0].item(), 4)))
+            return x * torch.expm1(s - t)[:, None] / (s - t).clamp(min=1e-6)[:, None]  # of a velocity of x
+
+        return given(answer(mean_velocity, torch.tensor([[1.0, -2.0], [0.5, 3.0]]), steps), (2, 2)), times
+
+    for steps in (1, 4):
+        found, times = asked(steps)
+        wanted = [(i / steps, (i + 1) / steps) for i in range(steps)]
+        if times != wanted:
+            raise Wrong(f"In {steps} ways it should ask for {wanted}, and yours asked for {times}.")
+        why = "A way goes as far as its mean velocity times its length, s - t: with a velocity of x, 2.718 should come of 1, in any number of ways."
+        same(found, torch.tensor([[1.0, -2.0], [0.5, 3.0]]) * torch.e, why, 1e-4)
+
+
+@exercise(5, 2)
+def fill(answer):
+    """`f(velocity, x, known, mask, noise, t, s)`: one step of filling in, from time t to s, which are floats. x and known are (N, D), mask is true
+    where `known` holds. There, return the point at s of the line from `noise` (N, D) to `known`; elsewhere an Euler step along velocity(x, t)."""
+    x, known, noise = torch.randn(3, 5, 4)
+    mask = torch.rand(5, 4) < 0.5
+
+    def velocity(x, t):
+        if not isinstance(t, torch.Tensor) or t.shape != x.shape[:1]:
+            raise Wrong(f"The velocity takes a time for each row, t of shape ({len(x)},): make a tensor of the float.")
+        if not torch.allclose(t, torch.full_like(t, 0.3)):
+            raise Wrong("The step begins at t: the velocity there is asked for, at t.")
+        if not torch.allclose(x, kept):
+            raise Wrong("The velocity is asked for at x, before anything is put in.")
+        return x.cos()
+
+    kept = x.clone()
+    found = given(answer(velocity, x.clone(), known.clone(), mask, noise.clone(), 0.3, 0.5), (5, 4))
+    early = 0.7 * noise + 0.3 * known
+    if torch.allclose(found[mask], early[mask], atol=1e-5):
+        raise Wrong("After the step the time is s: the known part has as much noise as there is then.")
+    if torch.allclose(found[mask], known[mask], atol=1e-5):
+        raise Wrong("The known part is put in with noise: at time s the velocity has only ever seen points with the noise of s.")
+    same(found[mask], (0.5 * noise + 0.5 * known)[mask], "Where it is known, it should be the point at time s of the line from noise to known.")
+    same(found[~mask], (kept + 0.2 * kept.cos())[~mask], "Where it is not, it should be a step of s - t along the velocity.")

@@ -98,7 +98,7 @@ def plain(row) -> dict:
 
 def known(done: dict, row: Row) -> dict:
     """What a record says of its row: settings that came after it at their defaults, a precision left to the machine as the one that ran."""
-    found = done["row"] | {part: plain(type(getattr(row, part))()) | done["row"][part] for part in ("config", "train")}
+    found = {"start": None} | done["row"] | {part: plain(type(getattr(row, part))()) | done["row"][part] for part in ("config", "train")}
     if row.train.precision != "auto" and found["train"]["precision"] == "auto":
         found["train"]["precision"] = done["precision"]
     return found
@@ -115,8 +115,9 @@ def measure_shipped(name: str) -> dict:
 def train_row(row: Row, dataset, device, folder=None, command: str | None = None):
     """Train a row and measure it on the validation images; a loss that is not finite is a result too. folder: where its weights are to be."""
     torch.compiler.reset()
-    run = Run(build(row, row.train.seed).to(device), dataset, row.train, folder=folder, command=command)
-    model = run.model
+    model = build(row, row.train.seed).to(device)
+    start = weights.start_from(model, row.start) if row.start else None
+    run = Run(model, dataset, row.train, start=start, folder=folder, command=command)
     where = {"device": training.device_name(device), "versions": {"python": platform.python_version(), "torch": torch.__version__}}
     started = time.perf_counter()
     game = len(model.players()) > 1  # only what is played can collapse

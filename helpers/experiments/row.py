@@ -17,5 +17,6 @@ class Row:
     config: object  # of any model of helpers.models.model.Model.of
     train: TrainConfig = BUDGET
     dataset: str = "mnist"
+    start: str | None = None  # shipped weights that it starts from
     # Besides what the model measures of itself: legibility, pixels, pictures (with each pictures are kept); nll, attributes, factors; weights.
     measure: tuple[str, ...] = ("legibility",)

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 
 from helpers import UserError
 from helpers.models.layers import at_once, check_labels, check_latents
-from helpers.models.matching import FlowMatching, MatchingConfig, Velocity, solve
+from helpers.models.matching import FlowMatching, MatchingConfig, path, solve
 from helpers.models.model import Player
+from helpers.models.velocities import UNet
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class FlowMapConfig(MatchingConfig):
     fine: int = 2  # Heun steps of the teacher from one place to the next
     walks: int = 40_000  # paths of the teacher, of which a 20th is for validation
     hops: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)  # share of the batch that goes the whole way at once, half of it, a quarter, ...
+    lesson: str = "chords"  # what is learned: or identity, or reflow, see FlowMap
 
 
-class MeanVelocity(Velocity):
+class MeanVelocity(UNet):
     """u(x, t, s, label): the teacher's network, told the end of the way as well; it starts as the teacher."""
 
     def __init__(self, config: FlowMapConfig):
@@ -44,7 +46,7 @@ class MeanVelocity(Velocity):
         nn.init.zeros_(self.way[-1].bias)
 
     def forward(self, x, t, s, label):
-        return self.network(x, self.told(t, label) + self.way(self.angles(s - t)))
+        return self.network(x, F.silu(self.told(t, label) + self.way(self.angles(s - t))))
 
 
 def chords(paths, start, length):
@@ -69,8 +71,13 @@ def hop(mean_velocity, x, steps: int) -> list[torch.Tensor]:
 class FlowMap(FlowMatching):
     """A mean velocity of images, and the velocity that teaches it.
 
-    A training starts from the weights of a FlowMatching model (`weights.start_from`). It looks at the teacher's paths alone;
-    of the images it is given it takes only how many they are. `encode` and `log_prob` are the teacher's.
+    A training starts from the weights of a FlowMatching model (`weights.start_from`). `encode` and `log_prob` are the teacher's.
+    What is learned, config.lesson:
+    chords: those of the teacher's paths. Of the images it is given it takes only how many they are.
+    identity: what follows of the chord when x_t moves along the path, u = v + (s - t) du/dt, with the teacher's v (Geng et al.
+        2025, equation 6). No path is walked; du/dt is that of the network as it is, a difference over a short time.
+    reflow: the straight line from each noise to where its path ended (Liu et al. 2023, section 2.1): a velocity of paths that
+        are nearly straight, so that few steps do. Whatever s, u is that velocity.
     """
 
     Config = FlowMapConfig
@@ -88,13 +95,15 @@ class FlowMap(FlowMatching):
             )
         if len(config.hops) != config.grid.bit_length() or min(config.hops) < 0 or sum(config.hops) <= 0:
             raise UserError(f"{config.hops} were given as shares of the ways: {config.grid.bit_length()} are needed, none below 0.")
+        if config.lesson not in ("chords", "identity", "reflow"):
+            raise UserError(f"There is no lesson {config.lesson!r}: take one of chords, identity, reflow.")
         self.velocity.requires_grad_(False)
         self.mean_velocity = MeanVelocity(config)
 
     @classmethod
     def settings_from(cls, kind: type, config) -> dict:
-        if kind is not FlowMatching:
-            raise UserError(f"A flow map starts from a velocity, and these weights are of a {kind.__name__}.")
+        if kind is not FlowMatching or config.network != "unet":
+            raise UserError(f"A flow map starts from the velocity of a U-Net, and these weights are of a {kind.__name__}.")
         return {name: getattr(config, name) for name in ("width", "blocks", "attention", "classes", "parts", "guidance")}
 
     @property
@@ -115,19 +124,25 @@ class FlowMap(FlowMatching):
     def initialize(self, images, labels=None) -> None:
         self.mean_velocity.load_state_dict(self.velocity.state_dict(), strict=False)  # all but `way`
 
-    @torch.no_grad()
-    def walk(self, noise, label):
-        """The teacher's paths from noise (N, C, H, W) told label (N,), with its guidance, at the places that are kept: (N, grid + 1, C, H, W)."""
+    def teacher(self, label):
+        """The velocity told label (N,), or none, with its guidance."""
         none = torch.full_like(label, self.velocity.labels)
 
         def guided(x, t):
             told, free = self.velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, none])).chunk(2)
             return told + self.config.guidance * (told - free)
 
-        return torch.stack(solve(guided, noise, self.config.grid * self.config.fine)[:: self.config.fine], dim=1)
+        return guided
+
+    @torch.no_grad()
+    def walk(self, noise, label):
+        """The teacher's paths from noise (N, C, H, W) told label (N,), at the places that are kept: (N, grid + 1, C, H, W)."""
+        return torch.stack(solve(self.teacher(label), noise, self.config.grid * self.config.fine)[:: self.config.fine], dim=1)
 
     def prepare(self) -> None:
         """Walk all paths that are learned from: the same in every process, and in one that goes on with a training."""
+        if self.config.lesson == "identity":
+            return
         config, chance, size = self.config, torch.Generator().manual_seed(0), at_once(self.device)
         label = torch.arange(config.walks) % max(1, self.velocity.labels)
         label[torch.rand(config.walks, generator=chance) < config.hidden_labels] = self.velocity.labels
@@ -140,16 +155,41 @@ class FlowMap(FlowMatching):
         self.paths = paths, label
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
-        """Mean squared error a dimension against the chords of as many of the teacher's paths as there are images."""
-        (paths, label), n, grid = self.paths, len(images), self.config.grid
+        """Mean squared error a dimension against what the lesson says the mean velocity should be."""
+        label = self.hidden(self._label(labels, len(images)))
+        x, t, s, label, target = self.identity(images, label) if self.config.lesson == "identity" else self.taught(len(images))
+        return {"loss": F.mse_loss(self.mean_velocity(x, t, s, label), target)}
+
+    def taught(self, n: int):
+        """Points x on n of the teacher's paths at times t, the ends s of a way from there, the label, and the mean velocity."""
+        (paths, label), grid = self.paths, self.config.grid
         held_out = max(1, len(paths) // 20)
         first, last = (held_out, len(paths)) if self.training else (0, held_out)
         index = torch.randint(first, last, (n,), device=self.device)
         length = grid >> torch.multinomial(torch.tensor(self.config.hops), n, replacement=True).to(self.device)
         start = (torch.rand(n, device=self.device) * (grid // length)).long() * length
-        x, target = chords(paths[index].to(self.dtype), start, length)
-        u = self.mean_velocity(x, start / grid, (start + length) / grid, label[index])
-        return {"loss": F.mse_loss(u, target)}
+        some, t, s = paths[index].to(self.dtype), start / grid, (start + length) / grid
+        if self.config.lesson == "reflow":
+            t, way = torch.rand(n, device=self.device), s - t
+            x, target = path(some[:, 0], some[:, -1], t)
+            return x, t, t + way, label[index], target
+        x, target = chords(some, start, length)
+        return x, t, s, label[index], target
+
+    @torch.no_grad()
+    def identity(self, images, label, short: float = 0.02):
+        """The same without a path: from the velocity at a point, and from how u changes along it."""
+        data, n = self.points(images), len(images)
+        t = torch.rand(n, device=self.device) * (torch.rand(n, device=self.device) > 0.25)  # a quarter of the ways begin at noise
+        s = t + (1 - t) * torch.rand(n, device=self.device)
+        s = torch.where(torch.rand(n, device=self.device) < 0.25, torch.ones_like(s), s)
+        x, _ = path(torch.randn_like(data), data, t)
+        dt = (s - t).clamp(1e-3, short)
+        step = dt.view(-1, 1, 1, 1)
+        with torch.autocast(self.device.type, enabled=False):  # of a small difference half precision would leave nothing
+            v = self.teacher(label)(x, t)
+            change = (self.mean_velocity(x + step * v, t + dt, s, label) - self.mean_velocity(x, t, s, label)) / step
+        return x, t, s, label, v + (s - t).view(-1, 1, 1, 1) * change.clamp(-3, 3)
 
     # ---- drawing
 

@@ -15,8 +15,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from helpers import UserError
-from helpers.models.layers import Attention, at_once, check_images, check_labels, check_latents
+from helpers.models.layers import at_once, check_images, check_labels, check_latents
 from helpers.models.model import Model
+from helpers.models.velocities import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class MatchingConfig(PathConfig):
     width: tuple[int, int] = (32, 64)  # channels at half and at a quarter of the image's sides
     blocks: int = 2  # residual blocks at each resolution, on the way down and on the way up
     attention: bool = False  # self-attention at the coarser one
+    network: str = "unet"  # or transformer: of twice the coarser width, and twice as many blocks
 
 
 # ---------------------------------------------------------------------------------------------------------- path
@@ -175,78 +177,6 @@ def log_density(velocity, x, steps: int, probe=None):
     return total - 0.5 * (x.square() + math.log(2 * math.pi)).flatten(1).sum(1), x
 
 
-# ------------------------------------------------------------------------------------------------------- velocity
-
-
-class Modulated(nn.Module):
-    """Residual block whose channels are scaled and shifted by what it is told (FiLM, Perez et al. 2018): (N, C, H, W) to the same."""
-
-    def __init__(self, channels, told):
-        super().__init__()
-        self.norm, self.conv = nn.GroupNorm(8, channels), nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_told, self.conv_told = nn.GroupNorm(8, channels), nn.Conv2d(channels, channels, 3, padding=1)
-        self.film = nn.Linear(told, 2 * channels)
-        nn.init.zeros_(self.conv_told.weight)
-        nn.init.zeros_(self.conv_told.bias)
-
-    def forward(self, x, told):
-        scale, shift = self.film(told)[:, :, None, None].chunk(2, dim=1)
-        h = self.conv(F.silu(self.norm(x)))
-        return x + self.conv_told(F.silu(self.norm_told(h) * (1 + scale) + shift))
-
-
-class Velocity(nn.Module):
-    """v(x, t, label): a small U-Net (Ronneberger et al. 2015) over images of which each 2x2 patch is a pixel of four times the channels.
-
-    x (N, C, H, W), t (N,), label (N,) whole numbers up to `labels`, the last of which stands for none. It starts as 0.
-    """
-
-    def __init__(self, config: MatchingConfig):
-        super().__init__()
-        channels, (fine, coarse), told = 4 * config.image_shape[0], config.width, 2 * config.width[1]
-        self.labels = config.classes**config.parts if config.classes else 0
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1_000), fine)), persistent=False)
-        self.time = nn.Sequential(nn.Linear(2 * fine, told), nn.SiLU(), nn.Linear(told, told))
-        self.label = nn.Embedding(self.labels + 1, told)
-        self.first = nn.Conv2d(channels, fine, 3, padding=1)
-        self.down = nn.ModuleList(Modulated(fine, told) for _ in range(config.blocks))
-        self.shrink = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
-        self.middle = nn.ModuleList(Modulated(coarse, told) for _ in range(2 * config.blocks))
-        self.attention = nn.ModuleList(Attention(coarse) for _ in range(config.blocks if config.attention else 0))
-        self.grow = nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2))
-        self.join = nn.Conv2d(2 * fine, fine, 1)
-        self.up = nn.ModuleList(Modulated(fine, told) for _ in range(config.blocks))
-        self.last = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, channels, 3, padding=1))
-        nn.init.zeros_(self.last[-1].weight)
-        nn.init.zeros_(self.last[-1].bias)
-
-    def forward(self, x, t, label):
-        return self.network(x, self.told(t, label))
-
-    def angles(self, t):
-        """Times (N,) as sines and cosines of many frequencies (N, 2 * width)."""
-        angles = t[:, None] * self.frequencies
-        return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-    def told(self, t, label):
-        return self.time(self.angles(t)) + self.label(label)
-
-    def network(self, x, told):
-        """(N, C, H, W) of x (N, C, H, W) and what is said of it, (N, T)."""
-        told, h = F.silu(told), self.first(F.pixel_unshuffle(x, 2))
-        for block in self.down:
-            h = block(h, told)
-        low = self.shrink(h)
-        for i, block in enumerate(self.middle):
-            low = block(low, told)
-            if i % 2 == 0 and self.attention:
-                low = self.attention[i // 2](low)
-        h = self.join(torch.cat([h, self.grow(low)], dim=1))
-        for block in self.up:
-            h = block(h, told)
-        return F.pixel_shuffle(self.last(h), 2).to(x.dtype)
-
-
 # ---------------------------------------------------------------------------------------------------------- model
 
 
@@ -370,7 +300,9 @@ class FlowMatching(Matching):
             raise UserError(f"Images of {height}x{width} can't be halved twice: both sides must be divisible by 4; pad the images.")
         if any(size % 8 for size in config.width):
             raise UserError(f"Widths of {config.width} were given: their channels are normalised in 8 groups, so take multiples of 8.")
-        self.velocity = Velocity(config)
+        if config.network not in NETWORKS:
+            raise UserError(f"There is no network {config.network!r}: take one of {', '.join(NETWORKS)}.")
+        self.velocity = NETWORKS[config.network](config)
 
     def points(self, images, noise: float | None = None):
         """Images with noise in their bins, in [-1, 1]: at random, or all with the same."""

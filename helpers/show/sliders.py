@@ -117,7 +117,8 @@ def filled(model, images, n: int = 7, steps: int = 20, last: int = 20) -> Explor
         found = model.images(diffusion.inpaint(model.field(n=n), some, mask, steps, repeats))
         seen = torch.where(mask, model.images(some[:1]), 0.3)
         strip = torch.cat([model.images(some[:1]), seen, found])
-        caption = f"image {image} · what is seen of it, {1 - share:.0%} · {n} times the {diffusion.SIDES[side]} filled in, {steps * repeats} evaluations, draw {noise}"
+        asked = f"{n} times the {diffusion.SIDES[side]} {share:.0%}, in {steps * repeats} evaluations"
+        caption = f"image {image} · what is seen of it · {asked}, draw {noise}"
         return plots.grid(strip, columns=len(strip), scale=_scale(strip)), caption
 
     controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider), "side": choice("hidden side", 0, diffusion.SIDES)}
