@@ -66,8 +66,8 @@ MATCHING = Recipe(
 LATENT = Recipe(
     LatentMatching,
     ({"width": 32, "blocks": 1, "steps": 4}, replace(SMOKE, optimizer="muon")),
-    ({}, replace(FLOWING, epochs=8, learning_rate=4e-3, average=0.995, reports_per_epoch=1)),
-    ({}, replace(FLOWING, epochs=60, learning_rate=4e-3)),
+    ({}, replace(FLOWING, epochs=3, average=0.99)),
+    ({"width": 320}, replace(FLOWING, epochs=30)),
     after="vae",
 )
 FLOW_MAP = Recipe(

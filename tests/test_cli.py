@@ -341,9 +341,16 @@ def own(folder, side, channels=(), classes=3):
 
 @pytest.mark.parametrize("model", recipes.RECIPES)
 @pytest.mark.parametrize("kind", ["colour 24x24", "grey 32x32 without labels"])
-def test_own_images_train_every_family_or_hear_why_not(model, kind, tmp_path, capsys):
+def test_own_images_train_every_family_or_hear_why_not(model, kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PROFILE", "smoke")  # of the judge, too
     path = own(tmp_path, 24, (3,)) if kind.startswith("colour") else own(tmp_path, 32, classes=0)
-    code = run("train", model, "--dataset", path, "--profile", "smoke", "--epochs", 1, "--images", 64, "--folder", tmp_path / "run")
+    how, start = ("--dataset", path, "--profile", "smoke", "--epochs", 1, "--images", 64, "--folder"), []
+    if first := recipes.RECIPES[model].after:
+        assert run("train", model, *how, tmp_path / "run") == 1
+        assert f"A {model} starts from a trained {first}" in capsys.readouterr().err
+        assert run("train", first, *how, tmp_path / "first") == 0
+        start = ["--start", tmp_path / "first" / "model.safetensors"]
+    code = run("train", model, *how, tmp_path / "run", *start)
     if recipes.RECIPES[model].labelled and "without labels" in kind:
         assert code == 1 and f"A {model} needs labels of at least two classes" in capsys.readouterr().err
     else:

@@ -198,9 +198,12 @@ class Reference:
 def beside(images, reference: Reference, labels=None) -> dict:
     """Images beside the real ones of a reference that has a judge: Fréchet distance, precision and recall of 2,000, the legible share; and
     whether they are of the classes asked for, `labels` (N,)."""
-    ours, read = features(reference.classifier, images), predict(reference.classifier, images)
+    ours = features(reference.classifier, images)
     found = {"frechet_distance": frechet_distance(ours, reference.features)} | precision_recall(ours[:SOME], reference.features[:SOME])
-    found |= {"legibility": legibility(read)} if reference.classifier.reads else {}
+    if not reference.classifier.reads:
+        return found
+    read = predict(reference.classifier, images)
+    found["legibility"] = legibility(read)
     return found if labels is None else found | {"control_accuracy": (read.argmax(1) == labels).float().mean().item()}
 
 

@@ -29,7 +29,8 @@ class LatentConfig(PathConfig):
     likelihood: str = "bernoulli"  # of a VAE
     width: int = 256  # units of the velocity's layers
     blocks: int = 3
-    draws: int = 4  # paths to each code in a step of training: a code costs more than they do
+    draws: int = 16  # paths to each code in a step of training: a code costs more than they do
+    hidden_labels: float = 0.5  # half, so that codes are learned told nothing as well
 
 
 class CodeVelocity(nn.Module):

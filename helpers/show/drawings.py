@@ -1,5 +1,6 @@
 """Drawings that stand before a formula: what goes where. Each function returns a matplotlib figure; nothing in them is measured."""
 
+import itertools
 import math
 
 import matplotlib.pyplot as plt
@@ -181,6 +182,43 @@ def guidance():
         (beyond[1], "guided, $w = 1$", "#d94801"),
     ):
         axis.text(place[0] + 0.2, place[1], text, va="center", fontsize=10, color=colour)
+    return figure
+
+
+def chord():
+    """A bent path: the velocity at its start, the chord of all of it, and those of its two halves."""
+    figure, axis = canvas(9, 3.4)
+    s = np.linspace(0, 1, 100)
+    x, y = 0.8 + 6.4 * s, 0.7 + 2.3 * s**3
+    points = [(x[i], y[i]) for i in (0, 50, 99)]
+    axis.plot(x, y, color="#999999", linewidth=2)
+    arrow(axis, points[0], (points[0][0] + 2.4, points[0][1]), colour="#2171b5", linewidth=2)
+    arrow(axis, points[0], points[2], colour="#d94801", linewidth=2)
+    for start, end in itertools.pairwise(points):
+        arrow(axis, start, end, colour="#d94801", linewidth=1.2, linestyle=":")
+    for place, colour in zip(points, ("white", "white", CHANGED), strict=True):
+        axis.add_patch(Circle(place, 0.11, facecolor=colour, edgecolor=INK, zorder=3))
+    axis.text(0.6, 0.7, "noise, $t = 0$", ha="right", va="center", fontsize=10)
+    axis.text(7.4, points[2][1], "image, $s = 1$", va="center", fontsize=10)
+    axis.text(1.2, 0.3, "velocity: where to, now", color="#2171b5", fontsize=10)
+    axis.text(3.6, 2.2, "mean velocity:\nthe chord of the whole way", ha="right", color="#d94801", fontsize=10)
+    axis.text(5.9, 1.25, "dotted: the two halves", color="#d94801", fontsize=10)
+    axis.set_xlim(-1, 9)
+    return figure
+
+
+def latent():
+    """An autoencoder that stays as it is, and a velocity from noise to its codes."""
+    figure, axis = canvas(9.4, 2.6)
+    for i, (text, colour) in enumerate(
+        (("image\n784 pixels", "white"), ("encoder", NETWORK), ("code\n32 numbers", LATENT), ("decoder", NETWORK), ("image", "white"))
+    ):
+        box(axis, 0.2 + 1.85 * i, 1.5, 1.35, 0.8, text, colour)
+        if i:
+            arrow(axis, (1.85 * i - 0.3, 1.9), (0.2 + 1.85 * i, 1.9))
+    box(axis, 0.2 + 1.85 * 2, 0.1, 1.35, 0.6, "noise", LATENT)
+    arrow(axis, (4.575, 0.7), (4.575, 1.5), colour="#d94801", linewidth=2.5)
+    axis.text(4.75, 1.1, "a velocity, of codes", color="#d94801", va="center", fontsize=10)
     return figure
 
 

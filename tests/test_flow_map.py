@@ -1,0 +1,152 @@
+"""Flow maps: chords and hops against a Gaussian whose paths are known, then the model made of them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import stir
+from test_matching import MEAN, WIDTH, marginal_velocity
+
+from helpers import UserError
+from helpers.models import flow_map, matching
+from helpers.models.autoencoders import VAE
+from helpers.models.flow_map import FlowMap, FlowMapConfig
+from helpers.models.matching import FlowMatching, MatchingConfig
+
+SMALL = FlowMapConfig((1, 8, 8), width=(8, 8), blocks=1, walks=400, fine=8)
+
+
+def moved(x, t, s):
+    """Where the path through x at t is at s, for data that are N(MEAN, WIDTH²): each path keeps its place in the density."""
+    t, s = (one.view(-1, *[1] * (x.ndim - 1)) for one in (t, s))
+    spread = [((1 - one) ** 2 + (one * WIDTH) ** 2).sqrt() for one in (t, s)]
+    return s * MEAN + spread[1] / spread[0] * (x - t * MEAN)
+
+
+def mean_velocity(x, t, s):
+    return (moved(x, t, s) - x) / (s - t).view(-1, *[1] * (x.ndim - 1))
+
+
+class Known(torch.nn.Module):
+    """A network in whose place stands what is known."""
+
+    labels = 0
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.weight = function, torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, *times_and_label):
+        return self.function(x, *times_and_label[:-1])
+
+
+def taught_by_the_known(**settings) -> FlowMap:
+    model = FlowMap(replace(SMALL, **settings))
+    model.velocity, model.mean_velocity = Known(marginal_velocity), Known(mean_velocity)
+    return model.train()
+
+
+def test_chords_are_those_of_the_places_asked_for():
+    paths = torch.arange(5.0).square().view(1, 5, 1).repeat(3, 1, 2)  # at 0, 1, 4, 9, 16
+    x, u = flow_map.chords(paths, torch.tensor([0, 1, 2]), torch.tensor([4, 2, 1]))
+    assert x[:, 0].tolist() == [0, 1, 4] and u[:, 1].tolist() == [16, 16, 20]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_with_the_exact_mean_velocity_any_number_of_hops_arrives(steps):
+    noise = torch.randn(50, 1, dtype=torch.float64)
+    points = flow_map.hop(mean_velocity, noise, steps)
+    assert len(points) == steps + 1 and torch.allclose(points[-1], MEAN + WIDTH * noise)
+    fine = matching.solve(marginal_velocity, noise, 400)
+    assert torch.allclose(points[1], fine[400 // steps], atol=2e-2 if steps == 3 else 1e-3)  # 400 / 3 is no place of its own
+
+
+def test_the_chords_of_the_teachers_paths_are_the_exact_mean_velocity():
+    torch.manual_seed(0)
+    model = taught_by_the_known()
+    model.prepare()
+    x, t, s, _, target = model.taught(500)
+    assert {round(one, 3) for one in (s - t).tolist()} == {1.0, 0.5, 0.25, 0.125} and (s <= 1).all()
+    assert torch.allclose(target, mean_velocity(x, t, s), atol=3e-2)  # of half precision, at short ways
+    assert model.loss(torch.zeros(500, 1, 8, 8))["loss"] < 1e-4
+
+
+def test_the_identity_holds_for_the_exact_mean_velocity_and_for_no_other():
+    torch.manual_seed(0)
+    model = taught_by_the_known(lesson="identity")
+    images = torch.randint(0, 256, (500, 1, 8, 8), dtype=torch.uint8)
+    x, t, s, label, target = model.identity(images, torch.zeros(500, dtype=torch.long), short=1e-3)
+    way = (s - t).view(-1, 1, 1, 1)
+    inside = (way > 0.05) & ((target - marginal_velocity(x, t)).abs() < 2.9 * way)  # beyond, the slope is cut off
+    assert inside.float().mean() > 0.5 and torch.allclose(target[inside], mean_velocity(x, t, s)[inside], atol=2e-2)
+    model.mean_velocity = Known(lambda x, t, s: mean_velocity(x, t, s) + 0.5 * t.view(-1, 1, 1, 1))
+    _, t, s, _, other = model.identity(images, label, short=1e-3)
+    assert (other - model.mean_velocity(x, t, s, None))[inside].abs().mean() > 0.05
+
+
+def test_reflow_asks_for_the_line_to_where_the_path_ended():
+    torch.manual_seed(0)
+    model = taught_by_the_known(lesson="reflow")
+    model.prepare()
+    x, t, _, _, target = model.taught(100)
+    t = t.view(-1, 1, 1, 1)
+    noise = x - t * target
+    assert torch.allclose(x + (1 - t) * target, MEAN + WIDTH * noise, atol=1e-2)
+
+
+def test_it_starts_as_its_teacher():
+    torch.manual_seed(0)
+    model = stir(FlowMap(replace(SMALL, classes=3)))
+    model.initialize(None)
+    for way in (model.mean_velocity.way[-1].weight, model.mean_velocity.way[-1].bias):
+        torch.nn.init.zeros_(way)
+    x, t, label = torch.randn(4, 1, 8, 8), torch.rand(4), torch.tensor([0, 1, 2, 3])
+    assert torch.equal(model.mean_velocity(x, t, t + 0.3, label), model.velocity(x, t, label))
+
+
+def test_a_walk_follows_the_guided_velocity_and_is_the_same_every_time():
+    torch.manual_seed(0)
+    model = stir(FlowMap(replace(SMALL, classes=3, guidance=1.5, walks=40))).eval()
+    noise, labels = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    walked = model.walk(noise, labels)
+    known = matching.solve(model.field(labels, 3, 1.5), noise, 64)
+    assert walked.shape == (3, 9, 1, 8, 8) and torch.allclose(walked, torch.stack(known[::8], 1), atol=1e-5)
+    model.prepare()
+    first = model.paths[0].clone()
+    torch.manual_seed(5)
+    model.prepare()
+    assert torch.equal(model.paths[0], first)
+
+
+def test_samples_in_any_number_of_steps_that_divides_the_grid():
+    torch.manual_seed(0)
+    model = stir(FlowMap(replace(SMALL, classes=3))).eval()
+    z, labels = model.prior(2), torch.tensor([0, 2])
+    assert len(model.trajectory(z, labels, steps=4)) == 5 and model.passes == 2
+    assert torch.equal(model.decode(z, labels), model.decode(z, labels, steps=2))
+    assert not torch.equal(model.decode(z, labels), model.decode(z, labels, steps=8))
+    with pytest.raises(UserError, match="divides 8"):
+        model.decode(z, labels, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"grid": 6}, "power of 2"),
+        ({"steps": 3}, "divides 8"),
+        ({"hops": (1.0,)}, "4 are needed"),
+        ({"walks": 3}, "at least 40"),
+        ({"lesson": "manners"}, "chords, identity, reflow"),
+    ],
+)
+def test_settings_that_make_no_model_are_named(settings, said):
+    with pytest.raises(UserError, match=said):
+        FlowMap(replace(SMALL, **settings))
+
+
+def test_it_takes_the_settings_of_the_velocity_that_it_starts_from():
+    teacher = MatchingConfig(width=(16, 24), blocks=3, classes=5, guidance=2.0)
+    config = FlowMapConfig(**FlowMap.settings_from(FlowMatching, teacher))
+    assert (config.width, config.blocks, config.classes, config.guidance, config.steps) == ((16, 24), 3, 5, 2.0, 2)
+    with pytest.raises(UserError, match="of a VAE"):
+        FlowMap.settings_from(VAE, VAE.Config())
