@@ -1,9 +1,9 @@
-# make setup | run | lab | page | test | test-browser | test-widgets7 | report | bench | speedrun | gpu; see README.md
+# make setup | run | pictures | lab | page | test | test-browser | test-widgets7 | report | bench | speedrun | gpu; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard 0*.ipynb lab/*.ipynb))
 
-.PHONY: setup run lab page test test-browser test-widgets7 report bench speedrun gpu clean
+.PHONY: setup run pictures lab page test test-browser test-widgets7 report bench speedrun gpu clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -14,6 +14,10 @@ setup: .venv/ready
 
 run: setup
 	$(BIN)/python -m helpers run $(NOTEBOOK) $(if $(PROFILE),--profile $(PROFILE))
+
+# The pictures of README and REPORT, which `make run` leaves alone.
+pictures: setup
+	PICTURES=imgs $(BIN)/python -m helpers run $(NOTEBOOK)
 
 lab: setup
 	$(BIN)/jupyter lab

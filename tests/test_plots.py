@@ -36,6 +36,18 @@ def test_a_film_has_its_frames_and_plays_again():
     assert film.convert("L").getpixel((10, 24)) == pytest.approx(192, abs=3)
 
 
+def test_a_run_leaves_the_pictures_of_the_readme_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PICTURES", raising=False)
+    plots.film({"a": torch.rand(1, 1, 8, 8)}, "a.gif")
+    assert [path.name for path in (tmp_path / "runs" / "imgs").iterdir()] == ["a.gif"]
+    monkeypatch.setenv("PICTURES", "imgs")
+    figure = plots.named(torch.rand(1, 1, 8, 8), ["Bag"], "clothes")
+    plots.save(figure, "b.png")
+    plt.close(figure)
+    assert [path.name for path in (tmp_path / "imgs").iterdir()] == ["b.png"]
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("imgs/*")), ids=lambda path: path.name)
 def test_pictures_are_small_enough_for_the_web(path):
     assert path.stat().st_size <= 4_000_000

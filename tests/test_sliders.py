@@ -12,6 +12,7 @@ from PIL import Image
 from helpers import UserError, data, training
 from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
 from helpers.models.codebook import VQVAE, VQVAEConfig
+from helpers.models.flow_map import FlowMap, FlowMapConfig
 from helpers.models.gans import GAN, GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.models.hierarchical import FVAE, FVAEConfig
@@ -33,6 +34,10 @@ def grown():
 def moving():
     """Flow matching that is not at rest, of ten classes."""
     return stir(FlowMatching(MatchingConfig((1, 8, 8), width=(8, 8), blocks=1, classes=10)), 0.2).eval()
+
+
+def hopping():
+    return stir(FlowMap(FlowMapConfig((1, 8, 8), width=(8, 8), blocks=1, classes=10)), 0.2).eval()
 
 
 def wordy():
@@ -63,6 +68,13 @@ def explorers():
         "guidance": (sliders.guided(moving(), data.DIGITS, n=4), "guidance", 4.0),
         "guidance, class": (sliders.guided(moving(), data.DIGITS, n=4), "label", 10),
         "guidance, steps": (sliders.guided(moving(), data.DIGITS, n=4), "steps", 1),
+        "stirred, strength": (sliders.stirred(moving(), n=4), "strength", 3.0),
+        "stirred, steps": (sliders.stirred(moving(), n=4), "steps", 50),
+        "few steps, class": (sliders.few_steps(hopping(), data.DIGITS, n=4), "label", 8),
+        "few steps, noise": (sliders.few_steps(hopping(), data.DIGITS, n=4), "noise", 5),
+        "filled, share": (sliders.filled(moving(), many, n=3), "share", 0.8),
+        "filled, side": (sliders.filled(moving(), many, n=3), "side", 2),
+        "filled, repeats": (sliders.filled(moving(), many, n=3), "repeats", 4),
         "between classes": (sliders.morph(told(), data.DIGITS, n=3), "towards", 0.9),
         "within a class": (sliders.morph(told(), data.DIGITS, n=3), "noise", 0.6),
         "stage": (sliders.growth(grown(), n=3), "stage", 1),

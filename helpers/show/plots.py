@@ -4,6 +4,7 @@ import base64
 import inspect
 import io
 import math
+import os
 import textwrap
 from pathlib import Path
 
@@ -290,17 +291,20 @@ def headline(dataset: str, **metrics) -> None:
     display({HEADLINE: {"dataset": dataset} | metrics, "text/plain": text}, raw=True)
 
 
-IMGS = Path(__file__).resolve().parents[2] / "imgs"  # for README and REPORT
+def keep(name: str, content: bytes) -> None:
+    """A picture of a run goes under runs/; those of README and REPORT, in imgs/, change only by `make pictures`, which sets PICTURES."""
+    folder = Path(os.environ.get("PICTURES", "runs/imgs"))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
 
 
 def save(figure, name: str) -> None:
-    """Keep a figure in imgs/."""
-    IMGS.mkdir(exist_ok=True)
-    (IMGS / name).write_bytes(small_png(rendered(figure, 110)))
+    """Keep a figure as a PNG."""
+    keep(name, small_png(rendered(figure, 110)))
 
 
 def film(frames: dict, name: str | None = None, milliseconds: int = 250, columns: int | None = None) -> bytes:
-    """An animated GIF of `frames`, label -> images (N, C, H, W), the label above each; kept in imgs/ where it has a name."""
+    """An animated GIF of `frames`, label -> images (N, C, H, W), the label above each; kept where it has a name."""
     pictures = []
     for label, images in frames.items():
         picture = grid(images, columns).convert("L" if images.shape[1] == 1 else "RGB")
@@ -312,8 +316,7 @@ def film(frames: dict, name: str | None = None, milliseconds: int = 250, columns
     times = [milliseconds] * (len(pictures) - 1) + [8 * milliseconds]
     pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True)
     if name:
-        IMGS.mkdir(exist_ok=True)
-        (IMGS / name).write_bytes(buffer.getvalue())
+        keep(name, buffer.getvalue())
     return buffer.getvalue()
 
 

@@ -104,7 +104,7 @@ def few_steps(model, classes, n: int = 10, last: int = 20) -> Explorer:
     )
 
 
-def filled(model, images, n: int = 7, steps: int = 20, last: int = 20) -> Explorer:
+def filled(model, images, n: int = 5, steps: int = 10, last: int = 20) -> Explorer:
     """A part of one of `images` (N, C, H, W) is hidden and filled in by flow matching, n times: sliders for the image, the side, the
     share hidden, the repeats of each step, the draw."""
     with aside():
