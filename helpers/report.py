@@ -10,15 +10,18 @@ import json
 from pathlib import Path
 
 import jinja2
+import matplotlib.pyplot as plt
 
 from helpers import UserError, data, experiments, speedrun, weights
 from helpers.measures import metric
 from helpers.measures.disentanglement import CARRIES, gap_ceiling
 from helpers.models.matching import FlowMatching
 from helpers.recipes import RECIPES
+from helpers.show import plots
 from helpers.training import write_atomically
 
 PAGES = {  # what is written -> the text it is made of
+    weights.ROOT / "README.md": Path(__file__).with_name("frontpage.md"),
     weights.ROOT / "REPORT.md": Path(__file__).with_name("report.md"),
     weights.RESULTS / "README.md": Path(__file__).with_name("labbook.md"),
 }
@@ -329,6 +332,47 @@ def runs(names: list[str], columns: dict[str, tuple[str, int]]) -> str:
     return rows(["run", *columns, "images", "training"], lines)
 
 
+def brief(dataset: str, names: list[str]) -> str:
+    """Rows of six cells for shipped models of a data set, nearest to real images first, and one of real images."""
+    found = {name: entry for name, entry in weights.shipped().items() if name in names}
+    lines, floor = [], None
+    for name, entry in sorted(found.items(), key=lambda item: item[1]["metrics"]["frechet_distance"]):
+        metrics = entry["metrics"]
+        asked = f"{100 * metrics['control_accuracy']:.1f} %" if "control_accuracy" in metrics else "–"
+        speed, minutes = f"{metrics['samples_per_second']:,.0f}", f"{entry['seconds'] / 60:.0f}"
+        lines.append([f"`{name}`", number(metrics["frechet_distance"]), number(metrics["recall"]), asked, speed, minutes])
+        floor = metrics if "frechet_floor" in metrics else floor
+    read = f"{100 * weights.shipped()[f'classifier-{dataset}']['metrics']['accuracy']:.1f} %"
+    lines.append([f"*real images ({dataset})*", number(floor["frechet_floor"]), number(floor["recall_of_real"]), read, "", ""])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def chart():
+    """A figure: every shipped model by the minutes that it was trained for, against its distance and against its bits."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=(2, 1), layout="constrained")
+    entries = {name: entry for name, entry in weights.shipped().items() if not name.startswith(("betavae", "classifier", "realnvp-conditional"))}
+    colours = {"mnist": "#2171b5", "fashion": "#d94801", "cifar10": "#238b45"}
+    for axis, key, what in zip(axes, ("frechet_distance", "bits_per_dim"), ("Fréchet distance", "bits per dimension"), strict=True):
+        for name, entry in entries.items():
+            family, _, dataset = name.rpartition("-")
+            if key not in entry["metrics"] or dataset not in colours:
+                continue
+            place = entry["seconds"] / 60, entry["metrics"][key]
+            axis.scatter(*place, s=22, marker="^" if entry["device"].startswith("NVIDIA") else "o", color=colours[dataset])
+            axis.annotate(family, place, (4, 2), textcoords="offset points", fontsize=7, color=colours[dataset])
+        axis.set(xscale="log", xlim=(1.7, 600), xlabel="minutes of training", ylabel=what)
+        axis.set_xticks([2, 5, 10, 20, 50, 100, 200], ["2", "5", "10", "20", "50", "100", "200"])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set(yscale="log")
+    axes[0].set_yticks([0.02, 0.1, 0.5, 2, 10], ["0.02", "0.1", "0.5", "2", "10"])
+    for dataset, colour in colours.items():
+        floor = next(found for entry in entries.values() if entry["dataset"] == dataset and (found := entry["metrics"].get("frechet_floor")))
+        axes[0].axhline(floor, color=colour, linestyle="--", linewidth=0.8, label=dataset)
+    axes[0].legend(fontsize=8, loc="lower right")
+    return figure
+
+
 def dictionary(name: str, part: str, columns: dict[str, tuple[str, int]]) -> str:
     """A part of a record, label -> metrics, as a table."""
     lines = [[label, *(number(found[key], digits) for key, digits in columns.values())] for label, found in experiments.load(name)[part].items()]
@@ -364,6 +408,7 @@ def render(text: Path) -> str:
 
 
 def write() -> None:
+    (weights.ROOT / "imgs" / "minutes.png").write_bytes(plots.small_png(plots.rendered(chart(), 110)))
     for page, text in PAGES.items():
         made = render(text).encode()
         write_atomically(page, lambda file, made=made: file.write(made))
