@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm.auto import tqdm
 
 from helpers import UserError
+from helpers.progress import bar
 
 SIZES = (28, 32, 64)  # what pictures of a folder are made to measure
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
@@ -160,7 +160,7 @@ def _cached(folder: Path, paths: list[Path], size: int, cache: Path):
     except Exception:  # not there yet, or cut off: numpy and zipfile each raise their own kinds
         pass
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = list(tqdm(pool.map(lambda path: read_picture(path, size), paths), total=len(paths), desc=f"reading {folder.name}", unit="picture"))
+        read = list(bar(pool.map(lambda path: read_picture(path, size), paths), total=len(paths), desc=f"reading {folder.name}", unit="picture"))
     images = {path: pixels for path, pixels in zip(paths, read, strict=True) if isinstance(pixels, np.ndarray)}
     reasons = {path: reason for path, reason in zip(paths, read, strict=True) if isinstance(reason, str)}
     if images:

@@ -4,10 +4,10 @@ import math
 import warnings
 
 import torch
-from tqdm.auto import tqdm
 
 from helpers import UserError
 from helpers.models.layers import at_once
+from helpers.progress import bar
 from helpers.training import aside, compiled
 
 LONG = 300  # importance samples, from which on the likelihood of a whole test set takes a processor a quarter of an hour or more
@@ -33,7 +33,7 @@ def bits_per_dim(model, images, labels=None, samples: int = 1, seed: int = 0, pr
     """
     values, size = [], at_once(images.device)
     with aside(seed):
-        for start in tqdm(range(0, len(images), size), desc="bits/dim", disable=not progress):
+        for start in bar(range(0, len(images), size), desc="bits/dim", disable=not progress):
             batch = slice(start, start + size)
             more = () if labels is None and samples == 1 else (None if labels is None else labels[batch], samples)
             values.append(-model.log_prob(images[batch], *more))  # of a plain family, log_prob(images)
@@ -45,7 +45,7 @@ def bits_per_dim(model, images, labels=None, samples: int = 1, seed: int = 0, pr
 def class_log_probs(model, images, progress: bool = False) -> torch.Tensor:
     """log p(x|y) of a conditional flow for every label y, (N, classes), in nats: its argmax is a classifier."""
     with aside():
-        batches = tqdm(images.split(at_once(images.device)), desc="log p(x|y) for every y", disable=not progress)
+        batches = bar(images.split(at_once(images.device)), desc="log p(x|y) for every y", disable=not progress)
         return torch.cat([model.class_log_probs(batch) for batch in batches])
 
 
@@ -68,7 +68,7 @@ def nll(model, images, samples: int, seed: int = 0, batch_size: int = 250, compi
     """
     try:
         with compiled(model, compile), aside(seed), torch.compiler.set_stance("default" if compile else "force_eager"):
-            batches = tqdm(images.split(batch_size), desc=f"{samples} importance samples", disable=not progress)
+            batches = bar(images.split(batch_size), desc=f"{samples} importance samples", disable=not progress)
             values = -torch.cat([model.log_prob(part, samples=samples) for part in batches]).cpu().double()
     except torch._dynamo.exc.TorchDynamoException as error:
         if not compile:

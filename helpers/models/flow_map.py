@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
 
 from helpers import UserError
 from helpers.models.layers import at_once, check_labels, check_latents
 from helpers.models.matching import FlowMatching, MatchingConfig, path, solve
 from helpers.models.model import Player
 from helpers.models.velocities import UNet
+from helpers.progress import bar
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class FlowMap(FlowMatching):
         label = label.to(self.device)
         paths = torch.empty(config.walks, config.grid + 1, *config.image_shape, dtype=torch.float16, device=self.device)  # they are many
         parts = zip(paths.split(size), label.split(size), strict=True)
-        for kept, told in tqdm(parts, desc="the teacher's paths", unit_scale=size, unit="path", total=-(-len(paths) // size), leave=False):
+        for kept, told in bar(parts, desc="the teacher's paths", unit_scale=size, unit="path", total=-(-len(paths) // size), leave=False):
             noise = torch.randn(len(told), *config.image_shape, generator=chance).to(self.device)
             kept.copy_(self.walk(noise, told))
         self.paths = paths, label

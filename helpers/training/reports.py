@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 
 import torch
-from tqdm.auto import tqdm
 
 from helpers import UserError
+from helpers.progress import bar, write
 from helpers.training.checkpoints import aside
 from helpers.training.devices import device_name
 
@@ -32,7 +32,7 @@ class Reporter:
         self.pending = []  # terms that are still on the device
         self.started = self.saved = time.perf_counter()
         self.stopped, self.looking = None, 0.0  # seconds that on_report takes
-        self.bar = tqdm(total=run.total_steps, initial=run.state.step, disable=not self.progress, unit="step", mininterval=0.5)
+        self.bar = bar(total=run.total_steps, initial=run.state.step, disable=not self.progress, unit="step", mininterval=0.5)
 
     def __enter__(self):
         if self.on_report and self.run.state.step == 0 and self.run.team.first:
@@ -59,7 +59,7 @@ class Reporter:
         if self.progress:
             left = run.total_steps - run.state.step
             seconds = left * step + sum(self.due(i) for i in range(run.state.step + 1, run.total_steps + 1)) * report
-            tqdm.write(f"{left:,} steps of {step:.3g} s, reports of {report:.2g} s: about {duration(seconds)} on {device_name(run.model.device)}")
+            write(f"{left:,} steps of {step:.3g} s, reports of {report:.2g} s: about {duration(seconds)} on {device_name(run.model.device)}")
         self.started += time.perf_counter() - begun
 
     def seconds_of_a_report(self) -> float:
@@ -134,7 +134,7 @@ class Reporter:
         if state.looks == LOOKS:
             state.alarms.append({"step": state.step, "what": message})
             if run.team.first:
-                tqdm.write(f"step {state.step}: {message}")
+                write(f"step {state.step}: {message}")
 
     def report(self) -> None:
         """A row of the record: means of the training's terms since the last report, and the validation's."""
@@ -157,7 +157,7 @@ class Reporter:
         short, last = run.total_steps <= run.steps_per_epoch, state.step == run.total_steps
         if self.progress and (short or last or row["epoch"] % 1 == 0):  # of a long run one line an epoch
             numbers = [f"{n.replace('_', ' ')}: train {row['train_' + n]:.4f}, validation {row['validation_' + n]:.4f}" for n in watched]
-            tqdm.write(f"epoch {row['epoch']:g}: {'; '.join(numbers).removeprefix('loss: ')}, {row['seconds']:.0f} s")
+            write(f"epoch {row['epoch']:g}: {'; '.join(numbers).removeprefix('loss: ')}, {row['seconds']:.0f} s")
 
 
 def duration(seconds: float) -> str:
