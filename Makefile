@@ -22,7 +22,7 @@ pictures: setup
 lab: setup
 	$(BIN)/jupyter lab
 
-# One HTML file whose sliders move in any browser; npm fetches the runtime that goes into it.
+# docs/index.html, one file in which networks draw in any browser; npm fetches the runtime that goes into it.
 page: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt onnx
 	$(BIN)/python -m helpers page

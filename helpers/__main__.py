@@ -330,7 +330,7 @@ def parser():
     command.set_defaults(call=report)
 
     command = commands.add_parser("page", help="write one HTML file in which shipped models move under sliders (needs npm, once)")
-    command.add_argument("--out", default="page.html", metavar="FILE.html")
+    command.add_argument("--out", default="docs/index.html", metavar="FILE.html")
     command.set_defaults(call=page)
 
     command = commands.add_parser("speedrun", help="train to fixed goals, three seeds each, against the clock (110 minutes on 2 cores)")

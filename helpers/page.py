@@ -4,7 +4,6 @@
 opened. What the browser draws is what PyTorch draws, to a grey level (tests/browser.py).
 """
 
-import base64
 import gzip
 import io
 import json
@@ -14,17 +13,19 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from helpers import UserError, data, weights
+from helpers import UserError, data, measures, weights
+from helpers.measures import disentanglement
 from helpers.training import write_atomically
 
 RUNTIME = "onnxruntime-web@1.30.0"
 FILES = {"runtime": "package/dist/ort.wasm.bundle.min.mjs", "wasm": "package/dist/ort-wasm-simd-threaded.wasm"}
-MODELS = {"vae": "betavae-mnist", "gan": "cgan-fashion", "flow": "matching-fashion"}
-SHOWN, DRAWS = {"gan": 8, "flow": 4}, 8  # images at once, and how many draws of noise for them
-LARGEST = 15 * 2**20  # bytes of the page
+MODELS = {"vae": "betavae-mnist", "gan": "cgan-fashion", "flow": "matching-fashion", "map": "flow-map-fashion"}
+SHOWN, DRAWS = {"gan": 8, "flow": 10}, 5  # images at once, and how many draws of noise for them
+LARGEST = 9 * 2**20  # bytes of the page
 
 
 class Network(nn.Module):
@@ -40,14 +41,19 @@ class Network(nn.Module):
 
 def networks() -> dict:
     """name -> (module, inputs by name): what the page asks of each model. Inputs (N, ...), labels (N,) whole numbers."""
-    vae, gan, flow = (weights.load_model(name)[0].float() for name in MODELS.values())
+    vae, gan, flow, few = (weights.load_model(name)[0].float() for name in MODELS.values())
     label = torch.zeros(2, dtype=torch.long)
+    images, times = torch.zeros(2, *flow.config.image_shape), torch.zeros(2)
     return {
         "vae": (Network(vae, lambda model, z: model.decode(z)), {"z": torch.zeros(2, vae.latent_dim)}),
         "gan": (Network(gan, lambda model, z, label: model.decode(z, label)), {"z": torch.zeros(2, gan.latent_dim), "label": label}),
         "flow": (
             Network(flow, lambda model, x, t, label: model.velocity(x, t, label)),
-            {"x": torch.zeros(2, *flow.config.image_shape), "t": torch.zeros(2), "label": label},
+            {"x": images, "t": times, "label": label},
+        ),
+        "map": (
+            Network(few, lambda model, x, t, s, label: model.mean_velocity(x, t, s, label)),
+            {"x": images, "t": times, "s": times, "label": label},
         ),
     }
 
@@ -93,9 +99,9 @@ def runtime() -> dict[str, bytes]:
 
 
 def noises() -> dict[str, torch.Tensor]:
-    """The noise that the page has, name -> (draws, images, latents)."""
+    """The noise that the page has, name -> (draws, images, latents), of numbers that half precision holds."""
     sizes, generator = {name: weights.load_model(MODELS[name])[0].latent_dim for name in SHOWN}, torch.Generator().manual_seed(0)
-    return {name: torch.randn(DRAWS, SHOWN[name], size, generator=generator) for name, size in sizes.items()}
+    return {name: torch.randn(DRAWS, SHOWN[name], size, generator=generator).half().float() for name, size in sizes.items()}
 
 
 def order_of(vae, n: int = 64, most: int = 6) -> list[int]:
@@ -109,27 +115,52 @@ def order_of(vae, n: int = 64, most: int = 6) -> list[int]:
     return sorted(range(vae.latent_dim), key=lambda k: -changes[k])[:most]
 
 
+def named(vae, least: float = 0.4) -> dict[int, str]:
+    """What latents do, where that is measured: latent -> the attribute of a digit's stroke of whose variance it explains most, and its share."""
+    images = data.load("mnist").test_images[:2_000]
+    codes, found = measures.encoded(vae, images), {}
+    for name, values in disentanglement.attributes(images).items():
+        for k, share in enumerate(disentanglement.explained(codes, values).tolist()):
+            if share > max(least, found.get(k, ("", 0.0))[1]):
+                found[k] = name, share
+    return {k: f"{name} ({share:.0%})" for k, (name, share) in found.items()}
+
+
+def packed(name: str, content: bytes) -> str:
+    """Bytes, compressed, as text inside a page in UTF-8, seven bits a letter: a seventh more than the bytes, where base64 has a third.
+
+    Letters that HTML would change, 0 and carriage return, or that could end the script, stand at 128 and above.
+    """
+    content = gzip.compress(content, 9, mtime=0)
+    bits = np.unpackbits(np.frombuffer(content, dtype=np.uint8))
+    groups = np.packbits(np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7), axis=1)[:, 0] >> 1
+    text = groups.tobytes().decode("ascii").translate({0: 128, 13: 129, 60: 130})
+    return f'<script type="text/plain" id="packed-{name}" data-bytes="{len(content)}">{text}</script>'
+
+
 def build(path) -> int:
     """Write the page to `path`; how many bytes it has. UserError where what it is built with is missing."""
     try:
         import onnx  # noqa: F401
     except ImportError:
         raise UserError("The page is built with onnx: `pip install -e '.[page]'`.") from None
-    models, packed = networks(), lambda content: base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    models, files = networks(), runtime()
     vae = models["vae"][0].model
-    bundle = {name: packed(content) for name, content in runtime().items()}
-    bundle |= {
-        "models": {name: packed(onnx_of(module, inputs)) for name, (module, inputs) in models.items()},
-        "noises": {name: base64.b64encode(z.numpy().tobytes()).decode() for name, z in noises().items()},
+    files |= {name: onnx_of(module, inputs) for name, (module, inputs) in models.items()}
+    files |= {f"noise-{name}": z.half().numpy().tobytes() for name, z in noises().items()}
+    bundle = {
+        "models": list(models),
         "latents": {name: module.model.latent_dim for name, (module, _) in models.items()},
         "side": vae.config.image_shape[1],
         "order": order_of(vae),
+        "names": named(vae),
         "classes": data.FASHION,
         "shown": SHOWN,
         "draws": DRAWS,
-        "said": f"Ready: {', '.join(MODELS.values())}.",
+        "said": "Ready. Move anything, by mouse, finger or arrow keys.",
     }
-    text = Path(__file__).with_suffix(".html").read_text("utf-8").replace("{{ bundle }}", json.dumps(bundle))
+    text = Path(__file__).with_suffix(".html").read_text("utf-8")
+    text = text.replace("{{ bundle }}", json.dumps(bundle)).replace("{{ packed }}", "\n".join(packed(*item) for item in files.items()))
     content = text.encode()
     if len(content) > LARGEST:
         raise UserError(f"The page has {len(content) / 2**20:.1f} MB: more than {LARGEST // 2**20}.")

@@ -219,17 +219,18 @@ def test_a_lesson_opens_with_a_picture(name, lab, page):
     assert box["y"] + box["height"] <= 900 and box["width"] > 400
 
 
-MOVES = {  # values of the controls that are moved, and what PyTorch makes of them
+MOVES = {  # what is set, and what PyTorch makes of it
     "vae": {"0": 1.5, "1": -2.0},
     "gan": {"label": 8, "noise": 2, "truncation": 0.6},
-    "flow": {"time": 0.5, "label": 2, "guidance": 2.0, "steps": 4, "noise": 3},
+    "flow": {"label": 2, "guidance": 2.0, "steps": 4, "noise": 3},
 }
+TIME = 0.5
 
 
 def expected(name):
     """The images of MOVES by PyTorch, as grey levels (N, H, W)."""
     moves, noise = MOVES[name], page_of.noises()
-    model = weights.load_model(page_of.MODELS[name])[0]
+    model = weights.load_model(page_of.MODELS["flow" if name == "map" else name])[0]
     if name == "vae":
         z = torch.zeros(1, model.latent_dim)
         for place, value in moves.items():
@@ -238,52 +239,114 @@ def expected(name):
     z, label = noise[name][moves["noise"]], torch.full((page_of.SHOWN[name],), moves["label"])
     if name == "gan":
         return levels(model.decode(moves["truncation"] * z, label))[:, 0]
-    return levels(model.trajectory(z, label, moves["steps"], moves["guidance"])[round(moves["time"] * moves["steps"])])[:, 0]
+    return levels(model.trajectory(z, label, moves["steps"], moves["guidance"])[round(TIME * moves["steps"])])[:, 0]
+
+
+def expected_hops():
+    """The rows of the flow map: in one, two and four steps."""
+    model, moves = weights.load_model(page_of.MODELS["map"])[0], MOVES["flow"]
+    z, label = page_of.noises()["flow"][moves["noise"]], torch.full((page_of.SHOWN["flow"],), moves["label"])
+    return levels(torch.cat([model.decode(z, label, steps=steps) for steps in (1, 2, 4)]))[:, 0]
 
 
 DRAWN = """
-async ([name, moves]) => {
-  const root = document.getElementById(name), picture = root.querySelector('.picture'), before = root.dataset.drawn;
-  for (const [id, value] of moves) {
-    const input = document.getElementById(id);
-    input.value = value;
-    input.dispatchEvent(new Event('input'));
-  }
-  while (root.dataset.drawn === before) await new Promise(done => setTimeout(done, 20));
-  const data = picture.getContext('2d').getImageData(0, 0, picture.width, picture.height).data;
+async ([name, values, time]) => {
+  const part = {vae: 'digit', gan: 'clothes', flow: 'flow'}[name], own = window.playground[part], before = own.root.dataset.drawn;
+  if (name === 'flow') { own.play(false); own.time = time; }
+  own.set(values);
+  while (own.root.dataset.drawn === before) await new Promise(done => setTimeout(done, 20));
+}
+"""
+PIXELS = """
+name => {
+  const picture = document.querySelector(`#${name} .picture`), data = picture.getContext('2d').getImageData(0, 0, picture.width, picture.height).data;
   return {width: picture.width, height: picture.height, grey: Array.from(data).filter((_, i) => i % 4 === 0)};
 }
 """
+DRAGGED = """
+async ([id, drawn]) => {  // a slider moved at every frame for two seconds: pictures a second, and the longest that the page was blocked
+  const long = [], watch = new PerformanceObserver(list => long.push(...list.getEntries().map(entry => entry.duration)));
+  watch.observe({type: 'longtask'});
+  const input = document.getElementById(id), begun = performance.now(), count = new Function('return ' + drawn);
+  let pictures = 0, last = count();
+  while (performance.now() - begun < 2000) {
+    await new Promise(requestAnimationFrame);
+    input.value = Number(input.min) + (Number(input.max) - Number(input.min)) * (0.5 + 0.5 * Math.sin((performance.now() - begun) / 200));
+    input.dispatchEvent(new Event('input'));
+    if (count() !== last) { pictures++; last = count(); }
+  }
+  input.dispatchEvent(new Event('change'));
+  watch.disconnect();
+  return [pictures / 2, Math.max(0, ...long)];
+}
+"""
+DRAGS = {  # slider -> what changes with each picture, and how many a second there are at least
+    "vae-z{first}": ("window.playground.digit.root.dataset.drawn", 20),
+    "gan-truncation": ("window.playground.clothes.root.dataset.drawn", 10),
+    "flow-guidance": ("window.playground.flow.points", 1),
+}
 
 
-def test_the_page_draws_what_pytorch_draws(page, tmp_path):
-    """Opened as a file, without a network, on a screen as narrow as a telephone's, in the dark."""
-    file = tmp_path / "page.html"
+def images_of(found, side):
+    """The images that a canvas shows, (N, H, W), with a pixel between them."""
+    grey = torch.tensor(found["grey"]).view(found["height"], found["width"])
+    grey = torch.nn.functional.pad(grey, (0, 1, 0, 1)).unfold(0, side + 1, side + 1).unfold(1, side + 1, side + 1)
+    return grey.flatten(0, 1)[:, :side, :side]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
     try:
-        assert page_of.build(file) < page_of.LARGEST
+        page_of.build(path)
     except UserError as error:
         pytest.skip(str(error))  # no npm, or no network for it
+    return path
+
+
+def test_the_committed_page_is_what_is_made(file):
+    assert (ROOT / "docs" / "index.html").read_bytes() == file.read_bytes(), "run `make page`"
+
+
+@pytest.mark.parametrize("width", [1440, 900, 390])
+def test_the_page_draws_what_pytorch_draws(page, file, width):
+    """Opened as a file, without a network; on the narrowest screen in the dark, and without motion."""
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.context.set_offline(True)
-    page.emulate_media(color_scheme="dark")
-    page.set_viewport_size({"width": 380, "height": 800})
-    page.goto(file.as_uri())
+    if width == 390:
+        page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{file.as_uri()}#class=5&guidance=2&steps=3")
     page.wait_for_function("document.getElementById('state').textContent.startsWith('Ready')", timeout=60_000)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 380
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    values = "[playground.flow.values.label, playground.flow.values.guidance, playground.flow.values.steps, playground.flow.playing]"
+    assert page.evaluate(values) == [5, 2, 3, width != 390]
+    if width != 390:  # it plays by itself
+        page.wait_for_function("time => playground.flow.time !== time", arg=page.evaluate("playground.flow.time"), timeout=10_000)
+        for slider, (drawn, least) in DRAGS.items():
+            first = page_of.order_of(weights.load_model(page_of.MODELS["vae"])[0])[0]
+            pictures, blocked = page.evaluate(DRAGGED, [slider.format(first=first), drawn])
+            print(f"{slider}: {pictures:.0f} pictures a second, blocked for at most {blocked:.0f} ms")
+            assert pictures >= least and blocked <= 120, slider
+    else:
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
+        assert page.evaluate("Math.min(...[...document.querySelectorAll('input[type=range]')].map(one => one.getBoundingClientRect().height))") >= 40
     for name, moves in MOVES.items():
-        names = [f"z{k}" for k in page_of.order_of(weights.load_model(page_of.MODELS["vae"])[0])] if name == "vae" else None
-        ids = [(f"{name}-{names[int(control)] if names else control}", value) for control, value in moves.items()]
-        found, images = page.evaluate(DRAWN, [name, ids]), expected(name)
-        columns = found["width"] // images.shape[2]
-        theirs = torch.tensor(found["grey"]).view(-1, images.shape[1], columns, images.shape[2]).transpose(1, 2).flatten(0, 1)
-        assert (theirs - images.int()).abs().max() <= 1, name
+        order = page_of.order_of(weights.load_model(page_of.MODELS["vae"])[0])
+        page.evaluate(DRAWN, [name, {order[int(key)] if name == "vae" else key: value for key, value in moves.items()}, TIME])
+        for shown, known in ((name, expected(name)), *([("map", expected_hops())] if name == "flow" else [])):
+            found = images_of(page.evaluate(PIXELS, shown), known.shape[1])[: len(known)]
+            assert (found - known.int()).abs().max() <= 1, shown
     first = page.locator("#vae output").first.text_content()
     page.locator("#vae .pad").focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("first => document.querySelector('#vae output').textContent !== first", arg=first)
-    assert not errors
+    said = page.locator("#flow .said").text_content()
+    page.locator("#flow .classes button").nth(9).click()
+    page.wait_for_function("said => document.querySelector('#flow .said').textContent !== said", arg=said)
+    assert "class=8" in page.url and not errors
 
 
 @pytest.fixture(scope="module")
