@@ -1,5 +1,6 @@
 """The page, as far as no browser is needed; what it draws is compared with PyTorch's in browser.py."""
 
+import gzip
 import subprocess
 
 import pytest
@@ -26,8 +27,25 @@ def test_a_network_of_the_page_is_the_model():
         torch.manual_seed(0)
         inputs = {key: value if key == "label" else torch.randn_like(value) for key, value in inputs.items()}
         found, model = network(*inputs.values()), network.model
-        truth = model.velocity(*inputs.values()) if name == "flow" else model.decode(*inputs.values())
+        asked = {"flow": "velocity", "map": "mean_velocity"}.get(name, "decode")
+        truth = getattr(model, asked)(*inputs.values())
         assert torch.equal(found, truth) and len(found) == 2
+
+
+def test_what_is_packed_is_text_that_html_leaves_alone():
+    content = bytes(range(256)) * 3
+    script = page.packed("some", content)
+    text = script[script.index(">") + 1 : -len("</script>")]
+    assert not set(text) & {"\0", "\r", "<"} and max(map(ord, text)) <= 130
+    codes = [ord(letter) if ord(letter) < 128 else (0, 13, 60)[ord(letter) - 128] for letter in text]
+    bits = "".join(f"{code:07b}" for code in codes)
+    size = int(script.split('data-bytes="')[1].split('"')[0])
+    assert gzip.decompress(bytes(int(bits[8 * i : 8 * i + 8], 2) for i in range(size))) == content
+
+
+def test_latents_are_named_by_what_they_explain():
+    found = page.named(weights.load_model(page.MODELS["vae"])[0])
+    assert {name.split(" (")[0] for name in found.values()} >= {"slant", "thickness"}
 
 
 def test_without_npm_one_sentence(monkeypatch):

@@ -19,10 +19,10 @@ class Explorer:
     """Controls above one picture.
 
     draw(model, **values) -> (PIL image, caption): called with the value of each control, after each change.
-    controls: name -> widget. Every picture must be of the size of the first.
+    controls: name -> widget. Every picture must be of the size of the first. plays: a slider of whole numbers that a play button moves.
     """
 
-    def __init__(self, model, draw: Callable[..., tuple[Image.Image, str]], controls: dict[str, widgets.Widget]):
+    def __init__(self, model, draw: Callable[..., tuple[Image.Image, str]], controls: dict[str, widgets.Widget], plays: str | None = None):
         self.model, self.draw, self.controls = model, draw, controls
         self.picture = widgets.Image(format="png")
         self.caption = widgets.Label()
@@ -30,7 +30,8 @@ class Explorer:
         size = self.image.size
         self.picture.width, self.picture.height = size
         self.picture.layout = widgets.Layout(width=f"{size[0]}px", height=f"{size[1]}px", object_fit="none", min_width=f"{size[0]}px")
-        self.box = widgets.VBox([*controls.values(), self.caption, self.picture])
+        rows = [widgets.HBox([player(control), control]) if name == plays else control for name, control in controls.items()]
+        self.box = widgets.VBox([*rows, self.caption, self.picture])
         for control in controls.values():
             control.observe(self.refresh, names="value")
 
@@ -65,6 +66,13 @@ class Explorer:
         png = base64.b64encode(plots.small_png(plots.contact_sheet(states))).decode()
         shown = {"application/vnd.jupyter.widget-view+json": view, "image/png": png, "text/plain": alt}
         display(shown, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def player(control: widgets.IntSlider) -> widgets.Play:
+    """A button that moves a slider of whole numbers by itself; the browser links them."""
+    button = widgets.Play(value=control.value, min=control.min, max=control.max, step=control.step, interval=500)
+    widgets.jslink((button, "value"), (control, "value"))
+    return button
 
 
 STYLE, WIDTH = {"description_width": "110px"}, "460px"

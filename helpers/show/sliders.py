@@ -278,7 +278,7 @@ def flipbook(pages: dict, name: str = "step", first: int = 0) -> Explorer:
         caption = captions[page[name]]
         return pages[caption], caption
 
-    return Explorer(pages, draw, {name: slider(name, first, 0, len(pages) - 1, 1, widgets.IntSlider)})
+    return Explorer(pages, draw, {name: slider(name, first, 0, len(pages) - 1, 1, widgets.IntSlider)}, plays=name)
 
 
 def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperature: float = 0.8, last: int = 20) -> Explorer:
