@@ -183,15 +183,15 @@ def test_other_images(shape):
 
 
 BAD = {
-    "latent size 0": lambda: Autoencoder(AutoencoderConfig(latent=0)),
+    "latent = 0": lambda: Autoencoder(AutoencoderConfig(latent=0)),
     "network 'resnet'": lambda: Autoencoder(AutoencoderConfig(network="resnet")),
     "sides divisible by 4": lambda: Autoencoder(AutoencoderConfig(image_shape=(1, 30, 28))),
-    "β = -1": lambda: VAE(VAEConfig(beta=-1)),
-    "β = nan": lambda: VAE(VAEConfig(beta=math.nan)),
-    "-1 free bits": lambda: VAE(VAEConfig(free_bits=-1)),
+    "beta = -1": lambda: VAE(VAEConfig(beta=-1)),
+    "beta = nan": lambda: VAE(VAEConfig(beta=math.nan)),
+    "free_bits = -1": lambda: VAE(VAEConfig(free_bits=-1)),
     "likelihood 'mse'": lambda: VAE(VAEConfig(likelihood="mse")),
     "schedule 'sine'": lambda: VAE(VAEConfig(schedule="sine")),
-    "schedule of -5 steps": lambda: VAE(VAEConfig(schedule="linear", schedule_steps=-5)),
+    "schedule_steps = -5": lambda: VAE(VAEConfig(schedule="linear", schedule_steps=-5)),
     "schedule of 0 steps": lambda: VAE(VAEConfig(schedule="cyclical")),
     r"must lie in \[0, 1\]": lambda: tiny().loss(torch.full((1, 1, 8, 8), 1.5)),
     r"shape \(1, 1, 28, 28\)": lambda: tiny().encode(torch.zeros(1, 1, 28, 28)),

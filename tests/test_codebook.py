@@ -144,7 +144,7 @@ def test_what_is_no_text():
         tiny(image_shape=(1, 10, 8))
     with pytest.raises(UserError, match="3 heads can't share a width of 8"):
         tiny(prior_heads=3)
-    with pytest.raises(UserError, match="at least 2 codes"):
+    with pytest.raises(UserError, match="from 2 up"):
         tiny(codes=1)
 
 

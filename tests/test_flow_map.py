@@ -135,7 +135,7 @@ def test_samples_in_any_number_of_steps_that_divides_the_grid():
         ({"grid": 6}, "power of 2"),
         ({"steps": 3}, "divides 8"),
         ({"hops": (1.0,)}, "4 are needed"),
-        ({"walks": 3}, "at least 40"),
+        ({"walks": 3}, "from 40 up"),
         ({"lesson": "manners"}, "chords, identity, reflow"),
     ],
 )

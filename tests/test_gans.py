@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from conftest import stir
 from helpers import UserError, data, measures, recipes, training, weights
 from helpers.models.gans import (
     GAN,
-    OBJECTIVES,
     GANConfig,
     Generator,
     discriminator_loss,
@@ -22,6 +22,8 @@ from helpers.models.gans import (
 )
 from helpers.models.growing import EqualConv, EqualLinear, PixelNorm, ProGAN, ProGANConfig, enlarge, minibatch_deviation, shrink, sides
 from helpers.training import reports
+
+OBJECTIVES = get_args(GANConfig.__annotations__["objective"])
 
 SMALL = {"image_shape": (1, 8, 8), "latent": 6, "width": 4}
 IMAGES = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -389,14 +391,14 @@ def test_the_watch_sees_the_same_noise_each_time(digits):
 BAD = {
     "objective 'wgan'": lambda: GAN(GANConfig(objective="wgan")),
     "network 'rnn'": lambda: GAN(GANConfig(network="rnn")),
-    "share of 1.0 mislabelled": lambda: GAN(GANConfig(classes=10, mislabelled=1.0)),
+    "mislabelled = 1.0": lambda: GAN(GANConfig(classes=10, mislabelled=1.0)),
     "of 0 classes": lambda: GAN(GANConfig(mislabelled=0.1)),
-    "way 'shout'": lambda: GAN(GANConfig(classes=10, told="shout")),
+    "no told 'shout'": lambda: GAN(GANConfig(classes=10, told="shout")),
     r"sides divisible by 4": lambda: GAN(GANConfig(image_shape=(1, 30, 30))),
     "one label an image": lambda: GAN(GANConfig(classes=10, parts=2)),
     "not both 0": lambda: GAN(GANConfig(adversarial=0.0)),
     "decay 1.0": lambda: training.fit(tiny().float(), data.load("digits").head(10, 5), training.TrainConfig(compile=False, average=1.0)),
-    "Noise of size 0": lambda: GAN(GANConfig(latent=0)),
+    "latent = 0": lambda: GAN(GANConfig(latent=0)),
     "from 0 to 2": lambda: tiny(classes=3).eval().sample(2, labels=torch.tensor([0, 3])),
     "No labels were given to a conditional GAN": lambda: tiny(classes=3).sample(2),
     "this GAN knows none": lambda: tiny().sample(2, labels=torch.tensor([0, 1])),
@@ -408,7 +410,7 @@ BAD = {
     "α = -0.1": lambda: growing().grow(1, -0.1),
     "batch of 1 image": lambda: minibatch_deviation(torch.zeros(1, 2, 4, 4)),
     "A ProGAN knows no labels": lambda: ProGAN(ProGANConfig(classes=10)),
-    "Stages of 0 steps": lambda: ProGAN(ProGANConfig(stage_steps=0)),
+    "stage_steps = 0": lambda: ProGAN(ProGANConfig(stage_steps=0)),
 }
 
 

@@ -206,12 +206,12 @@ def test_tcvae_is_the_vae_at_beta_1():
 
 
 BAD = {
-    "place 'encoder'": lambda: FVAE(FVAEConfig(where="encoder")),
-    "-1 couplings": lambda: FVAE(FVAEConfig(couplings=-1)),
-    "-2 features": lambda: FVAE(FVAEConfig(features=-2)),
+    "no where 'encoder'": lambda: FVAE(FVAEConfig(where="encoder")),
+    "couplings = -1": lambda: FVAE(FVAEConfig(couplings=-1)),
+    "features = -2": lambda: FVAE(FVAEConfig(features=-2)),
     "3 features were given to a flow in the prior": lambda: FVAE(FVAEConfig(where="prior", features=3)),
     "coupling of 1 latent": lambda: FVAE(FVAEConfig(latent=1)),
-    "0 images": lambda: TCVAE(TCVAEConfig(images=0)),
+    "images = 0": lambda: TCVAE(TCVAEConfig(images=0)),
     "TCVAE weighs the total correlation alone": lambda: TCVAE(TCVAEConfig(images=9, free_bits=1.0)),
     "has 5 latents: an integral": lambda: measures.true_posterior(tiny(), IMAGES[:1] / 255),
     r"Latents of shape \(2, 4\)": lambda: tiny().decode(torch.zeros(2, 4)),

@@ -233,7 +233,7 @@ def test_its_samples_follow_the_seed_and_need_no_label():
         ({"times": "evening"}, "logit-normal, uniform"),
         ({"pairing": "best"}, "random, optimal"),
         ({"pairing": "optimal", "classes": 10}, "labels"),
-        ({"steps": 0}, "at least 1"),
+        ({"steps": 0}, "from 1 up"),
     ],
 )
 def test_settings_that_make_no_model_are_named(settings, said):

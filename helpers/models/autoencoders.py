@@ -12,6 +12,7 @@ A β-VAE weighs the KL, and a β-TCVAE only that part of it which is the depende
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ from torch import nn
 from helpers import UserError
 from helpers.models.layers import MLP, ConvDecoder, ConvEncoder, check_latents, pixels, precise
 from helpers.models.model import Model
+from helpers.models.settings import Count, Size, Weight
 
-NETWORKS = ("conv", "mlp")
 LIKELIHOODS = {"bernoulli": "nats", "grey": None, "logistic": "bits/dim"}  # and the unit in which each is reported
 SCHEDULES = ("constant", "linear", "cyclical")
 
@@ -29,48 +30,40 @@ SCHEDULES = ("constant", "linear", "cyclical")
 @dataclass(frozen=True)
 class AutoencoderConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; conv: both sides divisible by 4
-    latent: int = 16  # size of the bottleneck
-    network: str = "conv"  # or mlp
-    width: int = 32  # conv: channels at half the resolution, twice as many at a quarter; mlp: units of a hidden layer
-    blocks: int = 1  # conv: gated residual blocks at each resolution; mlp: hidden layers
+    latent: Size = 16  # size of the bottleneck
+    network: Literal["conv", "mlp"] = "conv"  # or mlp
+    width: Size = 32  # conv: channels at half the resolution, twice as many at a quarter; mlp: units of a hidden layer
+    blocks: Count = 1  # conv: gated residual blocks at each resolution; mlp: hidden layers
 
 
 @dataclass(frozen=True)
 class VAEConfig(AutoencoderConfig):
     """And what the decoder's output means, and how much the KL divergence weighs."""
 
-    likelihood: str = "bernoulli"  # of binarised images; logistic: of 8-bit images; grey: no likelihood, see VAE
-    beta: float = 1.0  # weight of the KL divergence (Higgins et al. 2017); 1 makes the loss the negative ELBO
-    schedule: str = "constant"  # in training the weight also rises from 0: linear once, cyclical again and again
-    schedule_steps: int = 0  # the steps of the rise, or of a cycle, whose first half rises
-    free_bits: float = 0.0  # nats: what each latent's KL may cost for nothing in training (Kingma et al. 2016, equation 15)
+    likelihood: Literal["bernoulli", "grey", "logistic"] = "bernoulli"  # of binarised images; logistic: of 8-bit images; grey: no likelihood, see VAE
+    beta: Weight = 1.0  # weight of the KL divergence (Higgins et al. 2017); 1 makes the loss the negative ELBO
+    schedule: Literal["constant", "linear", "cyclical"] = (
+        "constant"  # in training the weight also rises from 0: linear once, cyclical again and again
+    )
+    schedule_steps: Count = 0  # the steps of the rise, or of a cycle, whose first half rises
+    free_bits: Weight = 0.0  # nats: what each latent's KL may cost for nothing in training (Kingma et al. 2016, equation 15)
 
 
 @dataclass(frozen=True)
 class TCVAEConfig(VAEConfig):
     """And the size of the training set, which the estimate of the total correlation needs. β then weighs that alone."""
 
-    images: int = 55_000
+    images: Size = 55_000
 
 
 def check_config(config) -> None:
     """UserError for settings that make no model."""
-    if config.network not in NETWORKS:
-        raise UserError(f"There is no network {config.network!r}: take one of {', '.join(NETWORKS)}.")
-    if config.latent < 1:
-        raise UserError(f"The latent size {config.latent} was given: take at least 1.")
     if config.network == "conv" and any(side % 4 or side < 4 for side in config.image_shape[1:]):
         raise UserError(f"Images of {config.image_shape[1:]} don't fit: a conv autoencoder needs sides divisible by 4; network='mlp' takes any.")
 
 
 def check_bound(config) -> None:
-    """UserError for a likelihood or a weight of the KL that there is not."""
-    if config.likelihood not in LIKELIHOODS:
-        raise UserError(f"There is no likelihood {config.likelihood!r}: take one of {', '.join(LIKELIHOODS)}.")
-    if not 0 <= config.beta < math.inf:
-        raise UserError(f"β = {config.beta} was given: take a number from 0 up, 1 for the ELBO.")
-    if not 0 <= config.free_bits < math.inf:
-        raise UserError(f"{config.free_bits} free bits were given: take a number from 0 up, 0 for none.")
+    """UserError for a schedule of the KL's weight that there is not."""
     kl_weight(0, config.schedule, config.schedule_steps)
 
 
@@ -271,8 +264,6 @@ class TCVAE(VAE):
     Config = TCVAEConfig
 
     def __init__(self, config: TCVAEConfig):
-        if config.images < 1:
-            raise UserError(f"{config.images} images were given as the size of the training set: give at least 1.")
         if config.schedule != "constant" or config.free_bits:
             raise UserError("A TCVAE weighs the total correlation alone: leave schedule at constant and free_bits at 0.")
         super().__init__(config)

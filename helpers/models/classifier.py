@@ -10,15 +10,16 @@ from torch import nn
 from helpers import UserError
 from helpers.models.layers import pixels
 from helpers.models.model import Model
+from helpers.models.settings import Count, Size
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; both sides at least 8
-    classes: int = 10
-    parts: int = 1  # always 1: pairs are judged half by half
-    width: int = 32
-    shift: int = 2  # pixels by which training images are moved at random, in each direction
+    classes: Size = 10
+    parts: Size = 1  # always 1: pairs are judged half by half
+    width: Size = 32
+    shift: Count = 2  # pixels by which training images are moved at random, in each direction
 
 
 class Classifier(Model):

@@ -7,6 +7,7 @@ as they are at the time.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import distributed, nn
 from helpers import UserError
 from helpers.models.layers import ELU, GatedBlock, check_labels, pixels
 from helpers.models.model import Model, Player
+from helpers.models.settings import Count, Rest, Size, Weight, Within
 
 DEAD = 0.1  # uses a batch below which a code is given another place
 
@@ -22,19 +24,19 @@ DEAD = 0.1  # uses a batch below which a code is given another place
 @dataclass(frozen=True)
 class VQVAEConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; both sides divisible by 4
-    width: int = 32  # channels of encoder and decoder at half of the sides, twice as many at a quarter, where the codes are
-    blocks: int = 1  # gated residual blocks at each
-    codes: int = 128  # words in the codebook
-    code_width: int = 16  # numbers in each
-    commitment: float = 0.25  # weight of the encoder's distance from the words it chose
-    decay: float = 0.99  # of the running means that the words are
-    prior_width: int = 128
-    prior_layers: int = 4
-    prior_heads: int = 4
-    dropout: float = 0.1  # in the prior
-    classes: int = 0  # above 0 the prior sees the label
-    parts: int = 1  # always 1
-    adversarial: float = 0.0  # weight of a critic of patches in the decoder's loss (Esser et al. 2021)
+    width: Size = 32  # channels of encoder and decoder at half of the sides, twice as many at a quarter, where the codes are
+    blocks: Count = 1  # gated residual blocks at each
+    codes: Annotated[int, Within(2)] = 128  # words in the codebook
+    code_width: Size = 16  # numbers in each
+    commitment: Weight = 0.25  # weight of the encoder's distance from the words it chose
+    decay: Rest = 0.99  # of the running means that the words are
+    prior_width: Size = 128
+    prior_layers: Size = 4
+    prior_heads: Size = 4
+    dropout: Rest = 0.1  # in the prior
+    classes: Count = 0  # above 0 the prior sees the label
+    parts: Size = 1  # always 1
+    adversarial: Weight = 0.0  # weight of a critic of patches in the decoder's loss (Esser et al. 2021)
 
 
 # ------------------------------------------------------------------------------------------------------- codebook
@@ -207,8 +209,8 @@ class VQVAE(Model):
             raise UserError(f"Images of {height}x{width_of_image} can't be halved twice: both sides must be divisible by 4; pad the images.")
         if config.prior_width % config.prior_heads:
             raise UserError(f"{config.prior_heads} heads can't share a width of {config.prior_width}: take a multiple of them.")
-        if config.codes < 2 or config.parts != 1:
-            raise UserError(f"{config.codes} codes and {config.parts} parts were asked for: take at least 2 codes, and one part.")
+        if config.parts != 1:
+            raise UserError("A codebook knows one label an image: train it on mnist rather than on pairs.")
         width, blocks = config.width, config.blocks
         self.grid = (height // 4, width_of_image // 4)
         encoder = nn.Sequential(

@@ -10,6 +10,7 @@ t = 0 and s = 1, this is the distillation of Luhman & Luhman (2021).
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from helpers import UserError
 from helpers.models.layers import at_once, check_labels, check_latents
 from helpers.models.matching import FlowMatching, MatchingConfig, path, solve
 from helpers.models.model import Player
+from helpers.models.settings import Size, Weight, Within
 from helpers.models.velocities import UNet
 from helpers.progress import bar
 
@@ -27,12 +29,12 @@ from helpers.progress import bar
 class FlowMapConfig(MatchingConfig):
     """The teacher's configuration, whose `guidance` goes into its paths; `steps` are those of a sample, each one evaluation."""
 
-    steps: int = 2
-    grid: int = 8  # places of a path that are kept, a power of 2: a sample takes as many steps at most
-    fine: int = 2  # Heun steps of the teacher from one place to the next
-    walks: int = 40_000  # paths of the teacher, of which a 20th is for validation
-    hops: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)  # share of the batch that goes the whole way at once, half of it, a quarter, ...
-    lesson: str = "chords"  # what is learned: or identity, or reflow, see FlowMap
+    steps: Size = 2
+    grid: Size = 8  # places of a path that are kept, a power of 2: a sample takes as many steps at most
+    fine: Size = 2  # Heun steps of the teacher from one place to the next
+    walks: Annotated[int, Within(40)] = 40_000  # paths of the teacher, of which a 20th is for validation
+    hops: tuple[Weight, ...] = (0.4, 0.3, 0.2, 0.1)  # share of the batch that goes the whole way at once, half of it, a quarter, ...
+    lesson: Literal["chords", "identity", "reflow"] = "chords"  # what is learned: or identity, or reflow, see FlowMap
 
 
 class MeanVelocity(UNet):
@@ -87,16 +89,12 @@ class FlowMap(FlowMatching):
         super().__init__(config)
         if config.grid < 1 or config.grid & (config.grid - 1):
             raise UserError(f"A grid of {config.grid} places was given: take a power of 2.")
-        if config.fine < 1 or config.walks < 40:
-            raise UserError(f"{config.walks} paths of {config.fine} steps a place were asked for: take at least 40 of at least 1.")
         if config.grid % config.steps:
             raise UserError(
                 f"{config.steps} steps to an image were asked for: take one that divides {config.grid}, the places of the teacher's paths."
             )
-        if len(config.hops) != config.grid.bit_length() or min(config.hops) < 0 or sum(config.hops) <= 0:
-            raise UserError(f"{config.hops} were given as shares of the ways: {config.grid.bit_length()} are needed, none below 0.")
-        if config.lesson not in ("chords", "identity", "reflow"):
-            raise UserError(f"There is no lesson {config.lesson!r}: take one of chords, identity, reflow.")
+        if len(config.hops) != config.grid.bit_length() or sum(config.hops) <= 0:
+            raise UserError(f"{config.hops} were given as shares of the ways: {config.grid.bit_length()} are needed, not all of them 0.")
         self.velocity.requires_grad_(False)
         self.mean_velocity = MeanVelocity(config)
 

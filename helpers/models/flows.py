@@ -10,6 +10,7 @@ the determinant of its Jacobian stay cheap.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from helpers import UserError
 from helpers.models.bijections import AffineCoupling, Compose, ElementwiseAffine, Logit, MixtureCoupling, MultiScale, Squeeze, coupling_layers
 from helpers.models.layers import check_images, check_labels, check_latents
 from helpers.models.model import Model
+from helpers.models.settings import Count, Size, Within
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,15 @@ class RealNVPConfig:
     """A multi-scale RealNVP. Scale i works on images squeezed i + 1 times, and all but the last factor out a half."""
 
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
-    couplings: tuple[int, ...] = (4, 6)  # couplings at each scale
-    width: tuple[int, ...] = (32, 48)  # channels of the coupling networks at each scale
-    blocks: int = 2  # gated residual blocks in each coupling network
-    mixtures: int = 0  # logistics in each coupling, of which the second half's distribution is mixed; 0: affine couplings
-    dequantization_couplings: int = 4  # of the variational dequantisation; 0 makes it uniform
-    dequantization_width: int = 32
-    margin: float = 1e-5  # the logit sees [margin, 1 - margin] instead of [0, 1]
-    classes: int = 0  # above 0 the density is conditional, log p(x|y), and every coupling network sees the label
-    parts: int = 1  # parts side by side, each of its own class: the label 37 of a pair of digits is a 3 left of a 7
+    couplings: tuple[Count, ...] = (4, 6)  # couplings at each scale
+    width: tuple[Size, ...] = (32, 48)  # channels of the coupling networks at each scale
+    blocks: Count = 2  # gated residual blocks in each coupling network
+    mixtures: Count = 0  # logistics in each coupling, of which the second half's distribution is mixed; 0: affine couplings
+    dequantization_couplings: Count = 4  # of the variational dequantisation; 0 makes it uniform
+    dequantization_width: Size = 32
+    margin: Annotated[float, Within(0, 0.5, below=True)] = 1e-5  # the logit sees [margin, 1 - margin] instead of [0, 1]
+    classes: Count = 0  # above 0 the density is conditional, log p(x|y), and every coupling network sees the label
+    parts: Size = 1  # parts side by side, each of its own class: the label 37 of a pair of digits is a 3 left of a 7
 
 
 # ------------------------------------------------------------------------------------------------ dequantisation

@@ -9,6 +9,7 @@ two can be is in `discriminator_loss` and `generator_loss`; below them are the n
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from helpers import UserError
 from helpers.models.layers import Attention, check_labels, check_latents, pixels
 from helpers.models.model import Model, Player
+from helpers.models.settings import Count, Rest, Size, Weight
 
-OBJECTIVES = ("minimax", "nonsaturating", "wgan-gp", "hinge", "relativistic")
-NETWORKS = ("conv", "mlp")
-WAYS = ("projection", "channel")  # of telling the discriminator the label
 REMEMBERED = 512  # made images that are kept for `replay`
 LOST = 0.05  # a discriminator whose loss stays below this has won, and its generator learns nothing any more
 
@@ -29,29 +28,29 @@ LOST = 0.05  # a discriminator whose loss stays below this has won, and its gene
 @dataclass(frozen=True)
 class GANConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; conv: both sides divisible by 2^stages
-    classes: int = 0  # how many there are, for a conditional GAN; 0: it takes no labels
-    parts: int = 1  # always 1
-    told: str = "projection"  # how the discriminator is told the label; or channel
-    mislabelled: float = 0.0  # of what the discriminator learns to refuse, the share that are real images under a wrong label
-    latent: int = 64  # size of the noise
-    network: str = "conv"  # or mlp
-    width: int = 32  # conv: channels at half the resolution, twice as many with each halving; mlp: units of the smallest hidden layer
-    stages: int = 2  # conv: how often the sides are halved
-    objective: str = "nonsaturating"  # or minimax, wgan-gp, hinge, relativistic
-    r1: float = 0.0  # gamma of the zero-centred penalty, gamma / 2 |grad|^2, at real images, and r2 of that at made ones
-    r2: float = 0.0
-    adversarial: float = 1.0  # weight of that objective in the generator's loss; 0 leaves feature matching alone
-    feature_matching: float = 0.0  # weight of the distance between mean features of real and made images
+    classes: Count = 0  # how many there are, for a conditional GAN; 0: it takes no labels
+    parts: Size = 1  # always 1
+    told: Literal["projection", "channel"] = "projection"  # how the discriminator is told the label; or channel
+    mislabelled: Rest = 0.0  # of what the discriminator learns to refuse, the share that are real images under a wrong label
+    latent: Size = 64  # size of the noise
+    network: Literal["conv", "mlp"] = "conv"  # or mlp
+    width: Size = 32  # conv: channels at half the resolution, twice as many with each halving; mlp: units of the smallest hidden layer
+    stages: Size = 2  # conv: how often the sides are halved
+    objective: Literal["minimax", "nonsaturating", "wgan-gp", "hinge", "relativistic"] = "nonsaturating"  # or minimax, wgan-gp, hinge, relativistic
+    r1: Weight = 0.0  # gamma of the zero-centred penalty, gamma / 2 |grad|^2, at real images, and r2 of that at made ones
+    r2: Weight = 0.0
+    adversarial: Weight = 1.0  # weight of that objective in the generator's loss; 0 leaves feature matching alone
+    feature_matching: Weight = 0.0  # weight of the distance between mean features of real and made images
     unbiased: bool = False  # that distance without what means of few images differ by in any case
-    diversity: float = 0.0  # weight of the mode-seeking term, which pushes apart what two noises become (Mao et al. 2019)
-    replay: float = 0.0  # share of the made images shown to the discriminator that are old ones
+    diversity: Weight = 0.0  # weight of the mode-seeking term, which pushes apart what two noises become (Mao et al. 2019)
+    replay: Rest = 0.0  # share of the made images shown to the discriminator that are old ones
     augment: bool = False  # all that the discriminator sees is shifted and partly covered at random
     attention: bool = False  # self-attention at a quarter of the sides; conv alone
     generator_norm: bool = True  # batch norm in the generator
     spectral_norm: bool = False  # in the discriminator (Miyato et al. 2018)
-    dropout: float = 0.0  # in the discriminator
-    betas: tuple[float, float] = (0.5, 0.999)  # of Adam
-    discriminator_rate: float = 1.0  # the discriminator's learning rate, as a multiple of the generator's
+    dropout: Rest = 0.0  # in the discriminator
+    betas: tuple[Rest, Rest] = (0.5, 0.999)  # of Adam
+    discriminator_rate: Weight = 1.0  # the discriminator's learning rate, as a multiple of the generator's
 
 
 # ------------------------------------------------------------------------------------------------------ objectives
@@ -411,37 +410,18 @@ def frozen(network):
 
 def check_config(config: GANConfig) -> None:
     """UserError for settings that make no model."""
-    if config.objective not in OBJECTIVES:
-        raise UserError(f"There is no objective {config.objective!r}: take one of {', '.join(OBJECTIVES)}.")
-    if config.network not in NETWORKS:
-        raise UserError(f"There is no network {config.network!r}: take one of {', '.join(NETWORKS)}.")
-    if config.told not in WAYS:
-        raise UserError(f"There is no way {config.told!r} to tell the label: take one of {', '.join(WAYS)}.")
-    if config.network == "conv" and (config.stages < 1 or any(side % 2**config.stages for side in config.image_shape[1:])):
+    if config.network == "conv" and any(side % 2**config.stages for side in config.image_shape[1:]):
         raise UserError(
             f"Images of {config.image_shape[1:]} don't fit: a conv GAN of {config.stages} stages needs sides divisible by {2**config.stages}; "
             "network='mlp' takes any."
         )
     if config.parts != 1:
         raise UserError("A conditional GAN knows one label an image: train it on mnist rather than on pairs.")
-    if not 0 <= config.mislabelled < 1 or (config.mislabelled and config.classes < 2):
-        raise UserError(
-            f"A share of {config.mislabelled} mislabelled images was asked for, of {config.classes} classes: "
-            "take a share from 0 to below 1, and for more than 0 at least two classes."
-        )
-    if len(config.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in config.betas) or config.discriminator_rate <= 0:
-        raise UserError(
-            f"betas {config.betas} and a discriminator_rate of {config.discriminator_rate} were given: "
-            "take two numbers from 0 to below 1, and a rate above 0."
-        )
-    if not 0 <= config.replay < 1 or (config.replay and config.classes) or min(config.r1, config.r2, config.diversity) < 0:
-        raise UserError(
-            f"r1 {config.r1}, r2 {config.r2}, diversity {config.diversity} and a share {config.replay} of old images were given, of {config.classes} "
-            "classes: take numbers from 0 up, and a share below 1, more than 0 only where there are no classes."
-        )
-    if config.latent < 1:
-        raise UserError(f"Noise of size {config.latent} was asked for: take at least 1.")
-    if config.adversarial < 0 or config.feature_matching < 0 or config.adversarial + config.feature_matching == 0:
+    if config.mislabelled and config.classes < 2:
+        raise UserError(f"Mislabelled images were asked for, of {config.classes} classes: that takes at least two.")
+    if config.replay and config.classes:
+        raise UserError(f"Old images were asked for, of {config.classes} classes: they are kept without their labels, so leave replay or the labels.")
+    if config.adversarial + config.feature_matching == 0:
         raise UserError(
             f"The weights {config.adversarial} (adversarial) and {config.feature_matching} (feature matching) were given: "
             "take numbers from 0 up, not both 0."

@@ -10,6 +10,7 @@ from torch import nn
 
 from helpers import UserError
 from helpers.models.gans import GAN, GANConfig
+from helpers.models.settings import Share, Size
 
 MILLION = 1_000_000
 
@@ -18,8 +19,8 @@ MILLION = 1_000_000
 class ProGANConfig(GANConfig):
     """And how it grows: from the smallest image upwards, each stage twice as large as the one before."""
 
-    stage_steps: int = 1_000  # from one stage to the next; the last one takes what is left of the training
-    fade: float = 0.5  # share of a stage in which its new layers fade in; 0 switches hard
+    stage_steps: Size = 1_000  # from one stage to the next; the last one takes what is left of the training
+    fade: Share = 0.5  # share of a stage in which its new layers fade in; 0 switches hard
 
 
 class EqualConv(nn.Conv2d):
@@ -178,8 +179,6 @@ class ProGAN(GAN):
             raise UserError("A ProGAN knows no labels: leave classes at 0.")
         if config.attention:
             raise UserError("A ProGAN has no layers for self-attention: leave attention off.")
-        if config.stage_steps < 1 or not 0 <= config.fade <= 1:
-            raise UserError(f"Stages of {config.stage_steps} steps with a fade-in of {config.fade} were asked for: at least 1, and from 0 to 1.")
         super().__init__(config)
 
     @classmethod

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,8 +13,8 @@ from helpers.models.autoencoders import VAE, VAEConfig, check_bound, gaussian_kl
 from helpers.models.bijections import Compose, vector_couplings
 from helpers.models.layers import ELU, GatedBlock, check_latents, pixels
 from helpers.models.model import Model
+from helpers.models.settings import Count, Size, Weight
 
-PLACES = ("posterior", "prior", "both")
 LEVELS = ("top", "middle", "bottom")
 
 
@@ -21,10 +22,10 @@ LEVELS = ("top", "middle", "bottom")
 class FVAEConfig(VAEConfig):
     """And the flows on the latents."""
 
-    where: str = "posterior"  # or prior, or both
-    couplings: int = 4  # of each flow; 0 makes it a VAE
-    flow_width: int = 64  # units of a coupling's two hidden layers
-    features: int = 0  # numbers of the encoder that the posterior's couplings see besides the latents
+    where: Literal["posterior", "prior", "both"] = "posterior"  # or prior, or both
+    couplings: Count = 4  # of each flow; 0 makes it a VAE
+    flow_width: Size = 64  # units of a coupling's two hidden layers
+    features: Count = 0  # numbers of the encoder that the posterior's couplings see besides the latents
 
 
 class FVAE(VAE):
@@ -43,10 +44,6 @@ class FVAE(VAE):
     halves = False  # a flow in float16 would belong to another density
 
     def __init__(self, config: FVAEConfig):
-        if config.where not in PLACES:
-            raise UserError(f"There is no place {config.where!r} for a flow: take one of {', '.join(PLACES)}.")
-        if config.couplings < 0 or config.features < 0:
-            raise UserError(f"{config.couplings} couplings and {config.features} features were given: take numbers from 0 up.")
         if config.features and config.where == "prior":
             raise UserError(f"{config.features} features were given to a flow in the prior, which sees no image: give 0.")
         super().__init__(config, config.features)
@@ -89,15 +86,15 @@ class LadderConfig:
     """Latents of three sizes: one for the whole picture, maps at a quarter and at a half of its sides."""
 
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; both sides divisible by 4
-    layers: tuple[int, int, int] = (1, 2, 1)  # of latents at each size, from the top
-    latents: tuple[int, int, int] = (32, 4, 1)  # channels of each of them
-    width: int = 32  # channels of the networks at a half of the sides, twice as many above
-    blocks: int = 1  # gated residual blocks after each layer of latents below the top, and on the way up at each size with neighbours
-    likelihood: str = "bernoulli"  # as a VAE's
-    beta: float = 1.0
-    schedule: str = "constant"
-    schedule_steps: int = 0
-    free_bits: float = 0.0  # nats that each layer's KL may cost for nothing in training
+    layers: tuple[Count, Count, Count] = (1, 2, 1)  # of latents at each size, from the top
+    latents: tuple[Size, Size, Size] = (32, 4, 1)  # channels of each of them
+    width: Size = 32  # channels of the networks at a half of the sides, twice as many above
+    blocks: Count = 1  # gated residual blocks after each layer of latents below the top, and on the way up at each size with neighbours
+    likelihood: Literal["bernoulli", "grey", "logistic"] = "bernoulli"  # as a VAE's
+    beta: Weight = 1.0
+    schedule: Literal["constant", "linear", "cyclical"] = "constant"
+    schedule_steps: Count = 0
+    free_bits: Weight = 0.0  # nats that each layer's KL may cost for nothing in training
 
 
 class Rung(nn.Module):
@@ -143,6 +140,8 @@ class LadderVAE(VAE):
         channels, height, width_of_image = config.image_shape
         if height % 4 or width_of_image % 4:
             raise UserError(f"Images of {height}x{width_of_image} can't be halved twice: both sides must be divisible by 4; pad the images.")
+        if not config.layers[0]:
+            raise UserError(f"layers = {config.layers} was given: the top needs at least one layer of latents.")
         check_bound(config)
         width, blocks = config.width, config.blocks
         quarter = (height // 4, width_of_image // 4)

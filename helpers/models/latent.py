@@ -5,7 +5,7 @@ An autoencoder is trained first and stays as it is. A velocity then learns where
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -15,22 +15,23 @@ from helpers.models.autoencoders import VAE, Autoencoder
 from helpers.models.layers import pixels
 from helpers.models.matching import Matching, PathConfig
 from helpers.models.model import Player
+from helpers.models.settings import Count, Share, Size
 
 
 @dataclass(frozen=True)
 class LatentConfig(PathConfig):
     """A velocity of codes, and the autoencoder that they are of."""
 
-    coder: str = "vae"  # or autoencoder
-    latent: int = 32  # this and the four that follow are the autoencoder's own settings
-    network: str = "conv"
-    coder_width: int = 32
-    coder_blocks: int = 2
-    likelihood: str = "bernoulli"  # of a VAE
-    width: int = 256  # units of the velocity's layers
-    blocks: int = 3
-    draws: int = 16  # paths to each code in a step of training: a code costs more than they do
-    hidden_labels: float = 0.5  # half, so that codes are learned told nothing as well
+    coder: Literal["vae", "autoencoder"] = "vae"  # or autoencoder
+    latent: Size = 32  # this and the four that follow are the autoencoder's own settings
+    network: Literal["conv", "mlp"] = "conv"
+    coder_width: Size = 32
+    coder_blocks: Count = 2
+    likelihood: Literal["bernoulli", "grey", "logistic"] = "bernoulli"  # of a VAE
+    width: Size = 256  # units of the velocity's layers
+    blocks: Count = 3
+    draws: Size = 16  # paths to each code in a step of training: a code costs more than they do
+    hidden_labels: Share = 0.5  # half, so that codes are learned told nothing as well
 
 
 class CodeVelocity(nn.Module):
@@ -76,8 +77,6 @@ class LatentMatching(Matching):
 
     def __init__(self, config: LatentConfig):
         super().__init__(config)
-        if config.coder not in self.coders:
-            raise UserError(f"There is no coder {config.coder!r}: take one of {', '.join(self.coders)}.")
         settings = {"image_shape": config.image_shape, "latent": config.latent, "network": config.network}
         settings |= {"width": config.coder_width, "blocks": config.coder_blocks}
         settings |= {"likelihood": config.likelihood} if config.coder == "vae" else {}

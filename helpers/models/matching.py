@@ -8,6 +8,7 @@ et al. 2023; Liu et al. 2023; Albergo & Vanden-Eijnden 2023). Three small things
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import nn
 from helpers import UserError
 from helpers.models.layers import at_once, check_images, check_labels, check_latents
 from helpers.models.model import Model
+from helpers.models.settings import Count, Share, Size
 from helpers.models.velocities import NETWORKS
 
 
@@ -25,12 +27,12 @@ class PathConfig:
     """How a velocity is trained and solved, whatever moves along it."""
 
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
-    classes: int = 0  # above 0 the velocity sees the label, or none
-    parts: int = 1
-    hidden_labels: float = 0.1  # share of labels hidden in training, for the velocity without one
-    times: str = "logit-normal"  # how t is drawn in training, or uniform
-    pairing: str = "random"  # of noises and images in a batch, or optimal: by minibatch optimal transport
-    steps: int = 10  # Heun steps of a sample, each of two evaluations
+    classes: Count = 0  # above 0 the velocity sees the label, or none
+    parts: Size = 1
+    hidden_labels: Share = 0.1  # share of labels hidden in training, for the velocity without one
+    times: Literal["logit-normal", "uniform"] = "logit-normal"  # how t is drawn in training, or uniform
+    pairing: Literal["random", "optimal"] = "random"  # of noises and images in a batch, or optimal: by minibatch optimal transport
+    steps: Size = 10  # Heun steps of a sample, each of two evaluations
     guidance: float = 0.0  # how far beyond the velocity of a label a sample goes, away from that of none
 
 
@@ -38,10 +40,10 @@ class PathConfig:
 class MatchingConfig(PathConfig):
     """And a velocity network of two resolutions."""
 
-    width: tuple[int, int] = (32, 64)  # channels at half and at a quarter of the image's sides
-    blocks: int = 2  # residual blocks at each resolution, on the way down and on the way up
+    width: tuple[Size, Size] = (32, 64)  # channels at half and at a quarter of the image's sides
+    blocks: Count = 2  # residual blocks at each resolution, on the way down and on the way up
     attention: bool = False  # self-attention at the coarser one
-    network: str = "unet"  # or transformer: of twice the coarser width, and twice as many blocks
+    network: Literal["unet", "transformer"] = "unet"  # or transformer: of twice the coarser width, and twice as many blocks
 
 
 # ---------------------------------------------------------------------------------------------------------- path
@@ -194,13 +196,8 @@ class Matching(Model):
 
     def __init__(self, config: PathConfig):
         super().__init__(config)
-        for name, allowed in {"times": ("logit-normal", "uniform"), "pairing": ("random", "optimal")}.items():
-            if getattr(config, name) not in allowed:
-                raise UserError(f"There are no {name} {getattr(config, name)!r}: take one of {', '.join(allowed)}.")
         if config.pairing == "optimal" and config.classes:
             raise UserError("Optimal pairing was asked for with labels: it would send each class noise of its own, and none is drawn so; leave one.")
-        if config.steps < 1:
-            raise UserError(f"{config.steps} steps from noise to image were asked for: take at least 1.")
 
     @property
     def point_shape(self) -> tuple[int, ...]:
@@ -300,8 +297,6 @@ class FlowMatching(Matching):
             raise UserError(f"Images of {height}x{width} can't be halved twice: both sides must be divisible by 4; pad the images.")
         if any(size % 8 for size in config.width):
             raise UserError(f"Widths of {config.width} were given: their channels are normalised in 8 groups, so take multiples of 8.")
-        if config.network not in NETWORKS:
-            raise UserError(f"There is no network {config.network!r}: take one of {', '.join(NETWORKS)}.")
         self.velocity = NETWORKS[config.network](config)
 
     def points(self, images, noise: float | None = None):

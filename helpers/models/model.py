@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from helpers.models import settings
 from helpers.models.layers import at_once, check_labels, prior_noise
 
 
@@ -48,6 +49,7 @@ class Model(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        settings.check(config)
         self.config = config
 
     @classmethod

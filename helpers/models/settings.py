@@ -1,0 +1,47 @@
+"""What a setting of a model may be: each field of a configuration says it in its type, and one check reads them all.
+
+width: Size = 32            a whole number from 1 up
+network: Literal["conv", "mlp"] = "conv"
+couplings: tuple[Count, ...] = (4, 6)     each of them from 0 up
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
+from helpers import UserError, take
+
+
+@dataclass(frozen=True)
+class Within:
+    """Numbers from low to high; below: high itself is too much."""
+
+    low: float
+    high: float = math.inf
+    below: bool = False
+
+    def holds(self, value) -> bool:
+        return self.low <= value < self.high or (value == self.high < math.inf and not self.below)  # a NaN is nowhere
+
+    def __str__(self) -> str:
+        return f"from {self.low:g} " + ("up" if self.high == math.inf else f"to {'below ' * self.below}{self.high:g}")
+
+
+Size = Annotated[int, Within(1)]
+Count = Annotated[int, Within(0)]
+Weight = Annotated[float, Within(0)]
+Share = Annotated[float, Within(0, 1)]
+Rest = Annotated[float, Within(0, 1, below=True)]  # a decay, a dropout: never all of it
+
+
+def check(config) -> None:
+    """UserError for the first setting that is out of its range, or none of its names."""
+    for name, kind in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise UserError(f"There is no {name} {value!r}: {take(str(value), get_args(kind))}.")
+        several = get_origin(kind) is tuple
+        inside = get_args(kind)[0] if several else kind
+        for allowed in getattr(inside, "__metadata__", ()):
+            if not all(map(allowed.holds, value if several else (value,))):
+                raise UserError(f"{name} = {value} was given: take {'numbers' if several else 'a number'} {allowed}.")

@@ -1,0 +1,57 @@
+"""Settings of models: each field says its range, and what is out of it is one sentence."""
+
+from dataclasses import fields, replace
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from helpers import UserError, recipes
+from helpers.models import settings
+from helpers.models.model import Model
+
+BAD = [  # what somebody tried, and what is to be said of it
+    ("autoencoder", "width", 0, "width = 0 was given: take a number from 1 up."),
+    ("cgan", "betas", (0.0, 1.0), "betas = (0.0, 1.0) was given: take numbers from 0 to below 1."),
+    ("ladder", "layers", (0, 0, 0), "the top needs at least one layer"),
+    ("vqvae", "code_width", 0, "code_width = 0 was given: take a number from 1 up."),
+    ("vqvae", "prior_heads", -1, "prior_heads = -1 was given: take a number from 1 up."),
+    ("vqvae", "decay", 2.0, "decay = 2.0 was given: take a number from 0 to below 1."),
+    ("vqvae", "commitment", -1.0, "commitment = -1.0 was given: take a number from 0 up."),
+    ("realnvp", "margin", 0.9, "margin = 0.9 was given: take a number from 0 to below 0.5."),
+    ("realnvp", "couplings", (4, -1), "couplings = (4, -1) was given: take numbers from 0 up."),
+    ("classifier", "shift", -1, "shift = -1 was given: take a number from 0 up."),
+    ("matching", "hidden_labels", 2.0, "hidden_labels = 2.0 was given: take a number from 0 to 1."),
+    ("vae", "blocks", -3, "blocks = -3 was given: take a number from 0 up."),
+    ("gan", "objective", "hing", "There is no objective 'hing': did you mean hinge? Take one of"),
+    ("progan", "fade", float("nan"), "fade = nan was given: take a number from 0 to 1."),
+]
+
+
+@pytest.mark.parametrize(("model", "name", "value", "said"), BAD, ids=[f"{model} {name}" for model, name, *_ in BAD])
+def test_what_is_out_of_its_range_is_said_in_a_sentence(model, name, value, said, digits):
+    with pytest.raises(UserError) as error:
+        recipes.recipe(model, "smoke", digits, {name: value})
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("config", Model.of, ids=lambda config: config.__name__)
+def test_every_number_and_every_name_has_its_range(config):
+    """But for the strength of guidance, which may be anything."""
+    if config.__module__.startswith("helpers.models"):
+        hints = get_type_hints(config, include_extras=True)
+        for field in fields(config):
+            kind = hints[field.name]
+            inside = get_args(kind)[0] if get_origin(kind) is tuple else kind
+            declared = get_origin(kind) is Literal or hasattr(inside, "__metadata__") or inside is bool
+            assert declared or field.name in ("image_shape", "guidance"), field.name
+
+
+def test_the_ends_of_a_range():
+    assert [settings.Within(0, 1).holds(x) for x in (0, 1, 1.1, -0.1, float("nan"))] == [True, True, False, False, False]
+    assert not settings.Within(0, 1, below=True).holds(1) and not settings.Within(0).holds(float("inf"))
+
+
+def test_every_recipe_is_within_its_ranges():
+    for recipe in recipes.RECIPES.values():
+        for profile in recipes.PROFILES:
+            settings.check(replace(recipe.kind.Config(), **getattr(recipe, profile)[0]))
