@@ -118,6 +118,23 @@ def test_a_walk_follows_the_guided_velocity_and_is_the_same_every_time():
     assert torch.equal(model.paths[0], first)
 
 
+def test_each_jump_has_the_density_of_the_data():
+    torch.manual_seed(0)
+    points = flow_map.jump(mean_velocity, torch.randn(20_000, 1, dtype=torch.float64), 4)
+    for x in points:
+        assert abs(x.mean() - MEAN) < 0.02 and abs(x.std() - WIDTH) < 0.02
+    assert len(points) == 4 and abs(torch.corrcoef(torch.cat([points[0], points[-1]], 1).T)[0, 1]) < 0.9
+
+
+def test_more_of_the_same_goes_on_from_where_it_was():
+    other = FlowMap(SMALL)
+    other.mean_velocity.first.started = True
+    before = stir(other).mean_velocity.state_dict()["first.weight"].clone()
+    other.initialize(None)
+    assert torch.equal(other.mean_velocity.first.weight, before)
+    assert FlowMap.settings_from(FlowMap, SMALL)["grid"] == 8
+
+
 def test_samples_in_any_number_of_steps_that_divides_the_grid():
     torch.manual_seed(0)
     model = stir(FlowMap(replace(SMALL, classes=3))).eval()

@@ -71,6 +71,7 @@ def explorers():
         "stirred, strength": (sliders.stirred(moving(), n=4), "strength", 3.0),
         "stirred, steps": (sliders.stirred(moving(), n=4), "steps", 50),
         "few steps, class": (sliders.few_steps(hopping(), data.DIGITS, n=4), "label", 8),
+        "few steps, way": (sliders.few_steps(hopping(), data.DIGITS, n=4), "way", 1),
         "few steps, noise": (sliders.few_steps(hopping(), data.DIGITS, n=4), "noise", 5),
         "filled, share": (sliders.filled(moving(), many, n=3), "share", 0.8),
         "filled, side": (sliders.filled(moving(), many, n=3), "side", 2),
@@ -169,7 +170,7 @@ def test_names_of_classes_must_be_those_of_the_model():
 def test_a_pair_is_drawn_from_its_label():
     explorer = sliders.chosen(tiny_flow((1, 8, 16), classes=10, parts=2).eval(), data.DIGITS, n=2)
     explorer.controls["left"].value, explorer.controls["right"].value = 4, 2
-    model, noise = explorer.model, sliders._noise(explorer.model, 2, 0)
+    model, noise = explorer.model, sliders.noise_of(explorer.model, 2, 0)
     expected = sliders.plots.grid(model.decode(0.8 * noise, torch.tensor([42, 42])), columns=2, scale=10)
     assert expected.tobytes() == explorer.image.tobytes() and "4 and 2" in explorer.caption.value
 
@@ -233,7 +234,7 @@ def test_fading_in_by_hand():
 def test_morphing_ends_at_the_classes():
     explorer = sliders.morph(told(), data.DIGITS, n=3)
     explorer.controls["first"].value, explorer.controls["second"].value, explorer.controls["towards"].value = 2, 7, 1.0
-    expected = explorer.model.decode(sliders._noise(explorer.model, 3, 0), torch.full((3,), 7))
+    expected = explorer.model.decode(sliders.noise_of(explorer.model, 3, 0), torch.full((3,), 7))
     assert explorer.image.tobytes() == sliders.plots.grid(expected, columns=3, scale=10).tobytes()
     for explore in (sliders.morph, sliders.classes_and_noise):
         with pytest.raises(UserError, match="3 names of classes were given: this model has 10"):
@@ -280,7 +281,7 @@ def test_parts_of_the_latents_are_drawn_apart():
     model = tiny_flow().eval()
     explorer = sliders.redrawn(model, HALVES, n=3)
     explorer.controls["late"].value = 5
-    a, b = (sliders._noise(model, 3, seed) for seed in (0, 5))
+    a, b = (sliders.noise_of(model, 3, seed) for seed in (0, 5))
     expected = model.decode(0.8 * torch.cat([a[:, :32], b[:, 32:]], dim=1))
     assert explorer.image.tobytes() == sliders.plots.grid(expected, columns=3, scale=10).tobytes()
     for parts, sizes in (

@@ -140,18 +140,22 @@ def unlabelled(task: Task) -> dict:
     return {"frechet_without_labels": frechet_distance(ours, reference.features)}
 
 
-HOPS = (1, 2, 4, 8)
+HOPS = (1, 2, 4, 8, "stirred_2", "stirred_3", "stirred_4")
 
 
 def hops(task: Task) -> dict:
-    """The same measures of samples of a flow map in fewer and in more steps."""
+    """The same measures of samples of a flow map in fewer and in more steps, and in jumps with noise between them."""
     if task.reference.classifier is None:
         return {}
     labels, found = task.labels[: task.reference.n] if task.model.labelled else None, {}
-    for steps in (steps for steps in HOPS if task.model.config.grid % steps == 0):
+    for steps in (1, 2, 4, 8) if task.model.config.grid >= 8 else (1, 2):
         with aside():
             drawn = task.model.sample(task.reference.n, labels=labels, steps=steps)
         found |= {f"{name}_{steps}": value for name, value in beside(drawn, task.reference, labels).items()}
+    for steps in (2, 3, 4) if task.model.config.grid >= 8 else ():
+        with aside():
+            drawn = task.model.sample(task.reference.n, labels=labels, steps=steps, stir=True)
+        found |= {f"{name}_stirred_{steps}": value for name, value in beside(drawn, task.reference, labels).items()}
     return found
 
 

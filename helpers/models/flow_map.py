@@ -70,6 +70,21 @@ def hop(mean_velocity, x, steps: int) -> list[torch.Tensor]:
     return points
 
 
+def jump(mean_velocity, noise, count: int) -> list[torch.Tensor]:
+    """Data (N, ...) after each of `count` jumps from noise to the end, half as much noise being put in again before each but the first.
+
+    Of times 0, 1/2, 3/4, 7/8 ... (Song et al. 2023, consistency models, algorithm 1): what an earlier jump has blurred is drawn anew.
+    """
+    points, x, t = [], noise, 0.0
+    for i in range(count):
+        if i:
+            t = (1 + t) / 2
+            x = t * points[-1] + (1 - t) * torch.randn_like(noise)
+        start = x.new_full((len(x),), t)
+        points.append(x + (1 - t) * mean_velocity(x, start, torch.ones_like(start)))
+    return points
+
+
 class FlowMap(FlowMatching):
     """A mean velocity of images, and the velocity that teaches it.
 
@@ -97,12 +112,14 @@ class FlowMap(FlowMatching):
             raise UserError(f"{config.hops} were given as shares of the ways: {config.grid.bit_length()} are needed, not all of them 0.")
         self.velocity.requires_grad_(False)
         self.mean_velocity = MeanVelocity(config)
+        self.mean_velocity.first.started = False  # by weights of another flow map
 
     @classmethod
     def settings_from(cls, kind: type, config) -> dict:
-        if kind is not FlowMatching or config.network != "unet":
+        own = ("grid", "fine", "hops", "steps") if kind is cls else ()  # more of the same
+        if kind not in (FlowMatching, cls) or config.network != "unet":
             raise UserError(f"A flow map starts from the velocity of a U-Net, and these weights are of a {kind.__name__}.")
-        return {name: getattr(config, name) for name in ("width", "blocks", "attention", "classes", "parts", "guidance")}
+        return {name: getattr(config, name) for name in ("width", "blocks", "attention", "classes", "parts", "guidance", *own)}
 
     @property
     def passes(self) -> int:
@@ -120,7 +137,8 @@ class FlowMap(FlowMatching):
         return self.mean_velocity
 
     def initialize(self, images, labels=None) -> None:
-        self.mean_velocity.load_state_dict(self.velocity.state_dict(), strict=False)  # all but `way`
+        if not self.mean_velocity.first.started:
+            self.mean_velocity.load_state_dict(self.velocity.state_dict(), strict=False)  # all but `way`
 
     def teacher(self, label):
         """The velocity told label (N,), or none, with its guidance."""
@@ -197,15 +215,17 @@ class FlowMap(FlowMatching):
         return [self.images(x) for x in self.solved(latents, labels, steps)]
 
     @torch.no_grad()
-    def decode(self, latents, labels=None, steps: int | None = None) -> torch.Tensor:
-        """Images in [0, 1], (N, C, H, W), of latents (N, D), in so many steps instead of the configuration's."""
-        return self.images(self.solved(latents, labels, steps)[-1])
+    def decode(self, latents, labels=None, steps: int | None = None, stir: bool = False) -> torch.Tensor:
+        """Images in [0, 1], (N, C, H, W), of latents (N, D), in so many steps instead of the configuration's; stir: as `jump`."""
+        return self.images(self.solved(latents, labels, steps, stir)[-1])
 
-    def solved(self, latents, labels=None, steps: int | None = None) -> list[torch.Tensor]:
-        steps = self.config.steps if steps is None else steps
-        if steps < 1 or self.config.grid % steps:
+    def solved(self, latents, labels=None, steps: int | None = None, stir: bool = False) -> list[torch.Tensor]:
+        steps, most = self.config.steps if steps is None else steps, self.config.grid.bit_length()
+        if stir and not 1 <= steps <= most:
+            raise UserError(f"{steps} jumps to an image were asked for: take 1 to {most}.")
+        if not stir and (steps < 1 or self.config.grid % steps):
             raise UserError(f"{steps} steps to an image were asked for: take one that divides {self.config.grid}.")
         check_latents(latents, self.latent_dim)
         check_labels(self, labels, len(latents))
         label = self._label(labels, len(latents))
-        return hop(lambda x, t, s: self.mean_velocity(x, t, s, label), latents.view(-1, *self.point_shape), steps)
+        return (jump if stir else hop)(lambda x, t, s: self.mean_velocity(x, t, s, label), latents.view(-1, *self.point_shape), steps)

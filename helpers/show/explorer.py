@@ -8,9 +8,11 @@ import base64
 from collections.abc import Callable
 
 import ipywidgets as widgets
+import torch
 from IPython.display import display
 from PIL import Image
 
+from helpers import UserError
 from helpers.show import plots
 from helpers.training import aside
 
@@ -87,3 +89,18 @@ def choice(label, value, names):
     options = [(str(name), i) for i, name in enumerate(names)]
     layout = widgets.Layout(width=WIDTH)
     return widgets.SelectionSlider(options=options, value=min(value, len(names) - 1), description=label, style=STYLE, layout=layout)
+
+
+def check_classes(model, classes):
+    if model.config.classes != len(classes):
+        raise UserError(f"{len(classes)} names of classes were given: this model has {model.config.classes or 'none'}.")
+
+
+def scale_of(images):
+    """Screen pixels an image pixel, so that an image is about 84 high."""
+    return max(1, 84 // images.shape[2])
+
+
+def noise_of(model, n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, model.latent_dim, generator=generator, dtype=model.dtype).to(model.device)

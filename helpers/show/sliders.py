@@ -8,11 +8,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from helpers import UserError
-from helpers.models import diffusion
 from helpers.models.layers import unit
-from helpers.models.matching import evaluations
 from helpers.show import plots
-from helpers.show.explorer import Explorer, choice, slider
+from helpers.show.explorer import Explorer, check_classes, choice, noise_of, scale_of, slider
+from helpers.show.velocity_sliders import few_steps, filled, guided, stirred  # noqa: F401 (which belong here, too)
 from helpers.training import aside
 
 
@@ -21,13 +20,13 @@ def temperature(model, n: int = 16, seed: int = 0, highest: float = 1.2, told: C
 
     told(latents, images) -> what else to say of them in the caption.
     """
-    noise = _noise(model, n, seed)
+    noise = noise_of(model, n, seed)
 
     def draw(model, temperature):
         images, more = model.decode(temperature * noise), ""
         if told is not None:
             more = "; " + told(temperature * noise, images)
-        return plots.grid(images, scale=_scale(images)), f"{n} samples at temperature {temperature:.2f} (the model's own is 1.00){more}"
+        return plots.grid(images, scale=scale_of(images)), f"{n} samples at temperature {temperature:.2f} (the model's own is 1.00){more}"
 
     return Explorer(model, draw, {"temperature": slider("temperature", min(0.8, highest), 0.0, highest, 0.05)})
 
@@ -38,92 +37,19 @@ def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
     classes: the names of the classes of one part.
     """
     count, parts = model.config.classes, model.config.parts
-    _check_classes(model, classes)
-    noise = _noise(model, n, seed)
+    check_classes(model, classes)
+    noise = noise_of(model, n, seed)
     names = ["class"] if parts == 1 else ["left", "right"] if parts == 2 else [f"part {i + 1}" for i in range(parts)]
 
     def draw(model, temperature, **columns):
         label = sum(column * count**i for i, column in enumerate(reversed(columns.values())))
         images = model.decode(temperature * noise, torch.full((n,), label, device=noise.device))
         asked = " and ".join(classes[column] for column in columns.values())
-        return plots.grid(images, columns=min(n, 16 // (2 * parts)), scale=_scale(images)), f"{n} samples of {asked} at temperature {temperature:.2f}"
+        caption = f"{n} samples of {asked} at temperature {temperature:.2f}"
+        return plots.grid(images, columns=min(n, 16 // (2 * parts)), scale=scale_of(images)), caption
 
     controls = {name: choice(name, (3, 7)[i % 2] % count, classes) for i, name in enumerate(names)}
     return Explorer(model, draw, controls | {"temperature": slider("temperature", 0.8, 0.0, 1.2, 0.05)})
-
-
-def guided(model, classes, n: int = 8, last: int = 20, guidance: float = 1.0) -> Explorer:
-    """Samples of flow matching: a slider for the class (the last is none), for the strength of guidance, for the solver's steps, for the noise.
-
-    classes: the names of the classes.
-    """
-    _check_classes(model, classes)
-    names, noises = [*classes, "no class"], [_noise(model, n, seed) for seed in range(last + 1)]
-
-    def draw(model, label, guidance, steps, noise):
-        labels = torch.full((n,), label, device=model.device) if label < len(classes) else None
-        images = model.decode(noises[noise], labels, steps, guidance)
-        asked = evaluations(steps) * (2 if guidance and labels is not None else 1)
-        caption = f"{n} samples of {names[label]}, guidance {guidance:.2f}, {steps} steps: {asked} evaluations an image"
-        return plots.grid(images, columns=8, scale=_scale(images)), caption
-
-    controls = {"label": choice("class", min(3, len(classes) - 1), names)}
-    controls["guidance"] = slider("guidance", guidance, 0.0, 5.0, 0.25)
-    controls["steps"] = slider("steps", 5, 1, 20, 1, widgets.IntSlider)
-    return Explorer(model, draw, controls | {"noise": slider("noise", 0, 0, last, 1, widgets.IntSlider)})
-
-
-def stirred(model, n: int = 8, last: int = 20) -> Explorer:
-    """Samples of flow matching whose paths are stirred with noise: a slider for the strength c, for the steps, for the draw."""
-    noises = [_noise(model, n, seed) for seed in range(last + 1)]
-
-    def draw(model, strength, steps, noise):
-        torch.manual_seed(noise)  # of what stirs
-        found = diffusion.stochastic(model.field(n=n), noises[noise].view(n, *model.point_shape), steps, strength)[-1]
-        caption = f"{n} samples, strength c = {strength:.2f}, {steps} steps: {steps} evaluations an image"
-        return plots.grid(model.images(found), columns=8, scale=_scale(model.images(found))), caption
-
-    controls = {"strength": slider("strength c", 0.5, 0.0, 4.0, 0.25), "steps": slider("steps", 20, 5, 50, 5, widgets.IntSlider)}
-    return Explorer(model, draw, controls | {"noise": slider("noise", 0, 0, last, 1, widgets.IntSlider)})
-
-
-def few_steps(model, classes, n: int = 10, last: int = 20) -> Explorer:
-    """Samples of a flow map from the same noises, a row for each number of steps: 1, 2, 4 ...; sliders for class and noise."""
-    _check_classes(model, classes)
-    names, noises = [*classes, "no class"], [_noise(model, n, seed) for seed in range(last + 1)]
-    counts = [2**i for i in range(model.config.grid.bit_length())]
-
-    def draw(model, label, noise):
-        labels = torch.full((n,), label, device=model.device) if label < len(classes) else None
-        drawn = torch.cat([model.decode(noises[noise], labels, steps=steps) for steps in counts])
-        caption = f"{names[label]}, noise {noise}; from top to bottom in {', '.join(map(str, counts))} evaluations an image"
-        return plots.grid(drawn, columns=n, scale=_scale(drawn)), caption
-
-    return Explorer(
-        model, draw, {"label": choice("class", min(3, len(classes) - 1), names), "noise": slider("noise", 0, 0, last, 1, widgets.IntSlider)}
-    )
-
-
-def filled(model, images, n: int = 5, steps: int = 10, last: int = 20) -> Explorer:
-    """A part of one of `images` (N, C, H, W) is hidden and filled in by flow matching, n times: sliders for the image, the side, the
-    share hidden, the repeats of each step, the draw."""
-    with aside():
-        known = model.points(images, noise=0.5)
-
-    def draw(model, image, side, share, repeats, noise):
-        torch.manual_seed(noise)
-        mask = diffusion.hidden_side(model.config.image_shape, diffusion.SIDES[side], share, model.device)
-        some = known[image].expand(n, *known.shape[1:])
-        found = model.images(diffusion.inpaint(model.field(n=n), some, mask, steps, repeats))
-        seen = torch.where(mask, model.images(some[:1]), 0.3)
-        strip = torch.cat([model.images(some[:1]), seen, found])
-        asked = f"{n} times the {diffusion.SIDES[side]} {share:.0%}, in {steps * repeats} evaluations"
-        caption = f"image {image} · what is seen of it · {asked}, draw {noise}"
-        return plots.grid(strip, columns=len(strip), scale=_scale(strip)), caption
-
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider), "side": choice("hidden side", 0, diffusion.SIDES)}
-    controls |= {"share": slider("share hidden", 0.5, 0.1, 1.0, 0.1), "repeats": slider("repeats", 2, 1, 5, 1, widgets.IntSlider)}
-    return Explorer(model, draw, controls | {"noise": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
 
 
 def words(model, images) -> Explorer:
@@ -138,7 +64,7 @@ def words(model, images) -> Explorer:
         before, text[place] = text[place].item(), word
         rebuilt = model.decode(torch.stack([texts[image], text]))
         caption = f"image {image}: its words, with {word} for {before} in row {row + 1}, column {column + 1} · rebuilt as it was · and with that word"
-        return plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=2 * _scale(rebuilt)), caption
+        return plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=2 * scale_of(rebuilt)), caption
 
     other = texts[-1, rows // 2 * across + across // 2].item()  # what the last image has there
     controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
@@ -153,7 +79,7 @@ def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer
     classes: the names of the classes, where the prior was told them; a slider then says which.
     """
     if classes:
-        _check_classes(model, classes)
+        check_classes(model, classes)
     rows, across = model.grid
     with aside():
         words = model.encode(images)
@@ -167,7 +93,7 @@ def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer
         strip = torch.cat([pixels[image, None], rebuilt[image, None], model.sample(n, temperature, labels, start)])
         told = f" as {classes[asked['label']]}" if classes else ""
         caption = f"image {image} · rebuilt from its words · {n} times its first {kept} of {rows} rows, completed{told}, draw {draw}"
-        return plots.grid(strip, columns=len(strip), scale=_scale(strip)), caption
+        return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
 
     controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
     controls["kept"] = slider("rows kept", rows // 3, 0, rows, 1, widgets.IntSlider)
@@ -181,12 +107,12 @@ def classes_and_noise(model, classes, n: int = 8, last: int = 20) -> Explorer:
 
     classes: the names of the classes. Truncation multiplies the noise: nearer to 0 samples are more typical, and more alike.
     """
-    _check_classes(model, classes)
-    noises = [_noise(model, n, seed) for seed in range(last + 1)]
+    check_classes(model, classes)
+    noises = [noise_of(model, n, seed) for seed in range(last + 1)]
 
     def draw(model, label, noise, truncation):
         images = model.decode(truncation * noises[noise], torch.full((n,), label, device=noises[noise].device))
-        return plots.grid(images, columns=8, scale=_scale(images)), f"{n} samples of {classes[label]}, noise {noise} multiplied by {truncation:.2f}"
+        return plots.grid(images, columns=8, scale=scale_of(images)), f"{n} samples of {classes[label]}, noise {noise} multiplied by {truncation:.2f}"
 
     controls = {"label": choice("class", 3, classes)}
     controls["noise"] = slider("noise", 0, 0, last, 1, widgets.IntSlider)
@@ -198,14 +124,14 @@ def morph(model, classes, n: int = 6, seed: int = 0) -> Explorer:
 
     The noise moves along an arc, the class along a line between the learned vectors of two labels, each by its own slider.
     """
-    _check_classes(model, classes)
-    start, end = _noise(model, n, seed), _noise(model, n, seed + 1)
+    check_classes(model, classes)
+    start, end = noise_of(model, n, seed), noise_of(model, n, seed + 1)
 
     def draw(model, first, second, towards, noise):
         a, b = (torch.full((n,), label, device=start.device) for label in (first, second))
         images = model.blend(slerp(start, end, noise), a, b, towards)
         return plots.grid(
-            images, columns=n, scale=_scale(images)
+            images, columns=n, scale=scale_of(images)
         ), f"{towards:.0%} of the way from {classes[first]} to {classes[second]}; noise {noise:.0%} of its own"
 
     controls = {name: choice(name, value, classes) for name, value in (("first", 3), ("second", 8))}
@@ -214,13 +140,13 @@ def morph(model, classes, n: int = 6, seed: int = 0) -> Explorer:
 
 def growth(model, n: int = 8, seed: int = 0) -> Explorer:
     """A ProGAN at each of its stages: the resolution and how far its newest layers are faded in, by hand."""
-    noise, size = _noise(model, n, seed), model.config.image_shape[1:]
+    noise, size = noise_of(model, n, seed), model.config.image_shape[1:]
 
     def draw(model, stage, alpha):
         resolution = model.resolutions[stage]
         images = torch.nn.functional.interpolate(model.decode(noise, resolution=resolution, alpha=alpha), size=size)
         what = "the stage before, enlarged" if alpha == 0 and stage else "between two stages" if alpha < 1 and stage else "this stage alone"
-        return plots.grid(images, columns=n, scale=_scale(images)), f"{resolution} pixels high, α = {alpha:.2f}: {what}"
+        return plots.grid(images, columns=n, scale=scale_of(images)), f"{resolution} pixels high, α = {alpha:.2f}: {what}"
 
     last = len(model.resolutions) - 1
     return Explorer(model, draw, {"stage": slider("stage", last, 0, last, 1, widgets.IntSlider), "alpha": slider("α", 1.0, 0.0, 1.0, 0.05)})
@@ -240,7 +166,7 @@ def between(models: dict, images) -> Explorer:
             strip += [*model.decode(torch.cat([(1 - position) * a + position * b, centre + slerp(a - centre, b - centre, position)])).float()]
         strip = torch.stack([*strip, pixels[second]])
         names = [f"image {first}", "pixels\nblended", *(f"{name}\n{way}" for name in models for way in ("chord", "arc")), f"image {second}"]
-        return plots.labelled(strip, names, _scale(strip)), f"at {position:.2f} between image {first} and image {second}"
+        return plots.labelled(strip, names, scale_of(strip)), f"at {position:.2f} between image {first} and image {second}"
 
     last = len(images) - 1
     controls = {name: slider(name, value, 0, last, 1, widgets.IntSlider) for name, value in (("first", 0), ("second", min(1, last)))}
@@ -289,11 +215,11 @@ def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperatu
     sizes = [len(range(model.latent_dim)[part]) for part in parts.values()]
     if not all(sizes) or sum(sizes) != model.latent_dim:
         raise UserError(f"Parts of {sizes} latents were given: this model has {model.latent_dim}, of which each must be in one part.")
-    noises = [_noise(model, n, seed + i) for i in range(last + 1)]
+    noises = [noise_of(model, n, seed + i) for i in range(last + 1)]
 
     def draw(model, **draws):
         images = model.decode(temperature * torch.cat([noises[draws[name]][:, part] for name, part in parts.items()], dim=1))
-        return plots.grid(images, columns=n, scale=_scale(images)), ", ".join(f"{name} latents of draw {i}" for name, i in draws.items())
+        return plots.grid(images, columns=n, scale=scale_of(images)), ", ".join(f"{name} latents of draw {i}" for name, i in draws.items())
 
     return Explorer(model, draw, {name: slider(f"{name} latents", 0, 0, last, 1, widgets.IntSlider) for name in parts})
 
@@ -308,7 +234,7 @@ def pen(model, sheets, classes, names: list[str] | None = None) -> Explorer:
     sheets (N, 1, H, W), uint8: what one may begin with; choosing a sheet begins anew. The pen draws where it is moved
     while it is down (1), rubs out at -1, and does nothing at 0.
     """
-    _check_classes(model, classes)
+    check_classes(model, classes)
     names, (height, width), zoom = names or [f"sheet {i}" for i in range(len(sheets))], sheets.shape[2:], max(1, 196 // sheets.shape[2])
     state = {"sheet": None, "place": None, "paper": None}
 
@@ -355,7 +281,7 @@ def walk(model, image, directions, reach: float = 3.0) -> Explorer:
     def draw(model, direction, step):
         images = model.decode(start + (step + offsets) * directions[direction])
         caption = f"direction {direction}: steps {', '.join(f'{step + k:+g}' for k in range(-2, 3))} from the image's code"
-        return plots.grid(images, columns=5, scale=_scale(images)), caption
+        return plots.grid(images, columns=5, scale=scale_of(images)), caption
 
     controls = {
         "direction": slider("direction", 0, 0, len(directions) - 1, 1, widgets.IntSlider),
@@ -384,7 +310,7 @@ def dimensions(model, images, order, names=None, reach: float = 3.0) -> Explorer
             moved[k] += step
         strip = torch.cat([pixels[image, None], model.decode(torch.stack([codes[image], moved]))])
         far = ", ".join(f"z{k} {step:+.1f}" for k, step in zip(order, steps.values(), strict=True) if step)
-        return plots.grid(strip, columns=3, scale=2 * _scale(strip)), f"test image {image} · rebuilt · moved by {far or 'nothing'}"
+        return plots.grid(strip, columns=3, scale=2 * scale_of(strip)), f"test image {image} · rebuilt · moved by {far or 'nothing'}"
 
     controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
     controls |= {f"z{k}": slider(f"z{k} {names.get(k, '')}".strip(), 0.0, -reach, reach, 0.25) for k in order}
@@ -399,7 +325,7 @@ def rate_distortion(models: dict, images, points: dict, n: int = 6, seed: int = 
     if list(models) != list(points):
         raise UserError(f"Models {', '.join(models)} but points {', '.join(points)} were given: give one of each, in the same order.")
     labels, first = list(models), next(iter(models.values()))
-    noise = _noise(first, n, seed)
+    noise = noise_of(first, n, seed)
     background, place = plots.curve_map(points, "rate: KL, nats an image", "distortion: reconstruction, nats an image")
     with aside():
         codes = {label: model.encode(images[:n]) for label, model in models.items()}
@@ -432,18 +358,3 @@ def slerp(a, b, t: float):
     unit_a, unit_b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
     angle = (unit_a * unit_b).sum(1, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
-
-
-def _check_classes(model, classes):
-    if model.config.classes != len(classes):
-        raise UserError(f"{len(classes)} names of classes were given: this model has {model.config.classes or 'none'}.")
-
-
-def _scale(images):
-    """Screen pixels an image pixel, so that an image is about 84 high."""
-    return max(1, 84 // images.shape[2])
-
-
-def _noise(model, n, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, model.latent_dim, generator=generator, dtype=model.dtype).to(model.device)
