@@ -326,7 +326,7 @@ def parser():
     command.add_argument("--seed", type=int, help="one seed (default: all of the experiment's)")
     command.set_defaults(call=experiment)
 
-    command = commands.add_parser("report", help="write REPORT.md and the lab book, results/README.md, from the records")
+    command = commands.add_parser("report", help="write README.md, REPORT.md and the lab book, results/README.md, from the records")
     command.set_defaults(call=report)
 
     command = commands.add_parser("page", help="write one HTML file in which shipped models move under sliders (needs npm, once)")

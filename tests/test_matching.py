@@ -158,12 +158,12 @@ def test_the_density_is_that_of_the_data(probe):
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 28, 56), (3, 32, 32)])
-@pytest.mark.parametrize("attention", [False, True])
-def test_it_starts_at_rest_and_goes_both_ways(shape, attention):
-    model = FlowMatching(MatchingConfig(shape, width=(8, 8), blocks=1, attention=attention)).eval()
+@pytest.mark.parametrize("how", [{}, {"attention": True}, {"network": "transformer"}], ids=["plain", "attention", "transformer"])
+def test_it_starts_at_rest_and_goes_both_ways(shape, how):
+    model = FlowMatching(MatchingConfig(shape, width=(8, 8), blocks=1, **how)).eval()
     x = torch.randn(2, *shape)
     assert torch.equal(model.field(n=2)(x, torch.rand(2)), torch.zeros_like(x))
-    model = tiny(shape, attention=attention)
+    model = tiny(shape, **how)
     images = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
     codes = model.encode(images, steps=20)
     assert codes.shape == (2, math.prod(shape))

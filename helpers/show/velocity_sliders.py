@@ -45,7 +45,7 @@ def stirred(model, n: int = 8, last: int = 20) -> Explorer:
     return Explorer(model, draw, controls | {"noise": slider("noise", 0, 0, last, 1, widgets.IntSlider)})
 
 
-def few_steps(model, classes, n: int = 10, last: int = 20) -> Explorer:
+def few_steps(model, classes, n: int = 8, last: int = 20) -> Explorer:
     """Samples of a flow map from the same noises, a row for each number of steps; sliders for class, for hops or jumps, for the noise."""
     check_classes(model, classes)
     names, noises = [*classes, "no class"], [noise_of(model, n, seed) for seed in range(last + 1)]
@@ -81,5 +81,5 @@ def filled(model, images, n: int = 5, steps: int = 10, last: int = 20) -> Explor
         return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
 
     controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider), "side": choice("hidden side", 0, diffusion.SIDES)}
-    controls |= {"share": slider("share hidden", 0.5, 0.1, 1.0, 0.1), "repeats": slider("repeats", 2, 1, 5, 1, widgets.IntSlider)}
+    controls |= {"share": slider("share hidden", 0.5, 0.1, 1.0, 0.1), "repeats": slider("repeats", 3, 1, 8, 1, widgets.IntSlider)}
     return Explorer(model, draw, controls | {"noise": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
