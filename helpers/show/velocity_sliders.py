@@ -81,5 +81,5 @@ def filled(model, images, n: int = 5, steps: int = 10, last: int = 20) -> Explor
         return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
 
     controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider), "side": choice("hidden side", 0, diffusion.SIDES)}
-    controls |= {"share": slider("share hidden", 0.5, 0.1, 1.0, 0.1), "repeats": slider("repeats", 3, 1, 8, 1, widgets.IntSlider)}
+    controls |= {"share": slider("share hidden", 0.5, 0.1, 1.0, 0.1), "repeats": slider("repeats", 2, 1, 8, 1, widgets.IntSlider)}
     return Explorer(model, draw, controls | {"noise": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
