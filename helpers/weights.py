@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from helpers import UserError, take
-from helpers.recipes import RECIPES
+from helpers.recipes import RECIPES, check_model
 from helpers.training import write_atomically, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def settings_from(name: str, start: str | None) -> dict:
 
     UserError where it needs some and there are none, or they are of another kind of model.
     """
-    found = RECIPES[name]
+    found = RECIPES[check_model(name)]
     if start is None and found.after:
         raise UserError(f"A {name} starts from a trained {found.after}: give its weights with --start, a shipped name or a file.")
     if start is None:

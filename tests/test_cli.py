@@ -277,7 +277,7 @@ def test_a_setting_of_the_model(tmp_path, capsys):
         "width=8.5": "width=8.5 was given",
         "width": "width= was given",
         "objective=hedge": "no objective 'hedge'",
-        "width=-4": "width=-4 make no model",
+        "width=-4": "width = -4 was given: take a number from 1 up",
         "betas=(0.5,)": "betas (0.5,) and",
         "discriminator_rate=-1": "a discriminator_rate of -1.0",
     }.items():

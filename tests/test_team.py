@@ -38,7 +38,7 @@ def test_two_processes_learn_as_one_does(model, term, tmp_path):
     assert two["processes"] == 2 and "processes" not in one
     assert [row["step"] for row in one["epochs"]] == [row["step"] for row in two["epochs"]]
     for a, b in zip(one["epochs"], two["epochs"], strict=True):
-        assert b[term] == pytest.approx(a[term], rel=0.15 if model in ("gan", "vqvae") else 0.02)
+        assert b[term] == pytest.approx(a[term], rel={"gan": 0.25, "vqvae": 0.15}.get(model, 0.02))
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
 
 
