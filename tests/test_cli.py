@@ -278,8 +278,8 @@ def test_a_setting_of_the_model(tmp_path, capsys):
         "width": "width= was given",
         "objective=hedge": "no objective 'hedge'",
         "width=-4": "width = -4 was given: take a number from 1 up",
-        "betas=(0.5,)": "betas (0.5,) and",
-        "discriminator_rate=-1": "a discriminator_rate of -1.0",
+        "betas=(0.5,)": "betas = (0.5,) was given: take 2 numbers.",
+        "discriminator_rate=-1": "discriminator_rate = -1.0 was given: take a number from 0 up",
     }.items():
         assert run(*command, "--folder", tmp_path / "bad", "--set", setting) == 1
         assert says in capsys.readouterr().err and not (tmp_path / "bad").exists()

@@ -12,6 +12,7 @@ from helpers.models.model import Model
 BAD = [  # what somebody tried, and what is to be said of it
     ("autoencoder", "width", 0, "width = 0 was given: take a number from 1 up."),
     ("cgan", "betas", (0.0, 1.0), "betas = (0.0, 1.0) was given: take numbers from 0 to below 1."),
+    ("cgan", "betas", (0.5,), "betas = (0.5,) was given: take 2 numbers."),
     ("ladder", "layers", (0, 0, 0), "the top needs at least one layer"),
     ("vqvae", "code_width", 0, "code_width = 0 was given: take a number from 1 up."),
     ("vqvae", "prior_heads", -1, "prior_heads = -1 was given: take a number from 1 up."),

@@ -42,6 +42,8 @@ def check(config) -> None:
             raise UserError(f"There is no {name} {value!r}: {take(str(value), get_args(kind))}.")
         several = get_origin(kind) is tuple
         inside = get_args(kind)[0] if several else kind
+        if several and get_args(kind)[-1] is not Ellipsis and len(value) != len(get_args(kind)):
+            raise UserError(f"{name} = {value} was given: take {len(get_args(kind))} numbers.")
         for allowed in getattr(inside, "__metadata__", ()):
             if not all(map(allowed.holds, value if several else (value,))):
                 raise UserError(f"{name} = {value} was given: take {'numbers' if several else 'a number'} {allowed}.")
