@@ -7,6 +7,7 @@ Whatever is a number of ours in the report is a call in the text: `w` of shipped
 
 import inspect
 import json
+import math
 from pathlib import Path
 
 import jinja2
@@ -353,13 +354,16 @@ def chart():
     entries = {name: entry for name, entry in weights.shipped().items() if not name.startswith(("betavae", "classifier", "realnvp-conditional"))}
     colours = {"mnist": "#2171b5", "fashion": "#d94801", "cifar10": "#238b45"}
     for axis, key, what in zip(axes, ("frechet_distance", "bits_per_dim"), ("Fréchet distance", "bits per dimension"), strict=True):
+        placed = []
         for name, entry in entries.items():
             family, _, dataset = name.rpartition("-")
             if key not in entry["metrics"] or dataset not in colours:
                 continue
             place = entry["seconds"] / 60, entry["metrics"][key]
             axis.scatter(*place, s=22, marker="^" if entry["device"].startswith("NVIDIA") else "o", color=colours[dataset])
-            axis.annotate(family, place, (4, 2), textcoords="offset points", fontsize=7, color=colours[dataset])
+            below = any(abs(math.log(other[0] / place[0])) < 0.15 and abs(math.log(other[1] / place[1])) < 0.2 for other in placed)
+            axis.annotate(family, place, (4, -9 if below else 2), textcoords="offset points", fontsize=7, color=colours[dataset])
+            placed.append(place)
         axis.set(xscale="log", xlim=(1.7, 600), xlabel="minutes of training", ylabel=what)
         axis.set_xticks([2, 5, 10, 20, 50, 100, 200], ["2", "5", "10", "20", "50", "100", "200"])
         axis.minorticks_off()

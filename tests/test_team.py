@@ -37,8 +37,11 @@ def test_two_processes_learn_as_one_does(model, term, tmp_path):
     one, two = train(ALONE, model, tmp_path / "one"), train(LAUNCH, model, tmp_path / "two")
     assert two["processes"] == 2 and "processes" not in one
     assert [row["step"] for row in one["epochs"]] == [row["step"] for row in two["epochs"]]
+    total, other = (sum(row[term] for row in record["epochs"]) for record in (one, two))
+    assert other == pytest.approx(total, rel=0.15 if model == "vqvae" else 0.02)
+    least = 0.01 * one["epochs"][0][term] if model == "gan" else 0.0  # in the end the penalty is a hundredth of what it was, and mostly chance
     for a, b in zip(one["epochs"], two["epochs"], strict=True):
-        assert b[term] == pytest.approx(a[term], rel={"gan": 0.25, "vqvae": 0.15}.get(model, 0.02))
+        assert b[term] == pytest.approx(a[term], rel=0.15 if model in ("gan", "vqvae") else 0.02, abs=least)
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
 
 

@@ -140,20 +140,10 @@ class FlowMap(FlowMatching):
         if not self.mean_velocity.first.started:
             self.mean_velocity.load_state_dict(self.velocity.state_dict(), strict=False)  # all but `way`
 
-    def teacher(self, label):
-        """The velocity told label (N,), or none, with its guidance."""
-        none = torch.full_like(label, self.velocity.labels)
-
-        def guided(x, t):
-            told, free = self.velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, none])).chunk(2)
-            return told + self.config.guidance * (told - free)
-
-        return guided
-
     @torch.no_grad()
     def walk(self, noise, label):
         """The teacher's paths from noise (N, C, H, W) told label (N,), at the places that are kept: (N, grid + 1, C, H, W)."""
-        return torch.stack(solve(self.teacher(label), noise, self.config.grid * self.config.fine)[:: self.config.fine], dim=1)
+        return torch.stack(solve(self.guided(label, self.config.guidance), noise, self.config.grid * self.config.fine)[:: self.config.fine], dim=1)
 
     def prepare(self) -> None:
         """Walk all paths that are learned from: the same in every process, and in one that goes on with a training."""
@@ -203,7 +193,7 @@ class FlowMap(FlowMatching):
         dt = (s - t).clamp(1e-3, short)
         step = dt.view(-1, 1, 1, 1)
         with torch.autocast(self.device.type, enabled=False):  # of a small difference half precision would leave nothing
-            v = self.teacher(label)(x, t)
+            v = self.guided(label, self.config.guidance)(x, t)
             change = (self.mean_velocity(x + step * v, t + dt, s, label) - self.mean_velocity(x, t, s, label)) / step
         return x, t, s, label, v + (s - t).view(-1, 1, 1, 1) * change.clamp(-3, 3)
 

@@ -247,13 +247,17 @@ class Matching(Model):
         label, guidance = self._label(labels, n), self.config.guidance if guidance is None else guidance
         if labels is None or not guidance:
             return lambda x, t: self.velocity(x, t, label)
+        return self.guided(label, guidance)
+
+    def guided(self, label, guidance: float):
+        """The same for labels (n,) of which some may stand for none, and of any guidance."""
         none = torch.full_like(label, self.velocity.labels)
 
-        def guided(x, t):
+        def velocity(x, t):
             told, free = self.velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, none])).chunk(2)
             return told + guidance * (told - free)
 
-        return guided
+        return velocity
 
     @torch.no_grad()
     def decode(self, latents, labels=None, steps: int | None = None, guidance: float | None = None, **how) -> torch.Tensor:
