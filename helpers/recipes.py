@@ -12,6 +12,7 @@ import torch
 
 from helpers import UserError, take
 from helpers.models.autoencoders import TCVAE, VAE, Autoencoder
+from helpers.models.autoregressive import Pixels
 from helpers.models.classifier import Classifier
 from helpers.models.codebook import VQVAE
 from helpers.models.flow_map import FlowMap
@@ -20,6 +21,7 @@ from helpers.models.gans import GAN
 from helpers.models.growing import ProGAN
 from helpers.models.hierarchical import FVAE, LadderVAE
 from helpers.models.latent import LatentMatching
+from helpers.models.masked import MaskedWords
 from helpers.models.matching import FlowMatching
 from helpers.training import TrainConfig
 from helpers.training.checkpoints import TURN
@@ -109,6 +111,19 @@ CODEBOOK = Recipe(
     ({"width": 16}, replace(STEADY, epochs=3, average=0.99, reports_per_epoch=2)),
     ({"width": 48, "prior_width": 192, "prior_heads": 6}, replace(STEADY, epochs=12, average=0.999)),
 )
+MASKED = Recipe(
+    MaskedWords,
+    ({"reader_width": 16, "reader_layers": 1, "reader_heads": 2, "steps": 4}, replace(SMOKE, optimizer="muon")),
+    ({}, replace(STEADY, epochs=3, average=0.99, reports_per_epoch=2)),
+    ({"reader_width": 256, "reader_heads": 8}, replace(STEADY, epochs=60, average=0.999)),
+    after="vqvae",
+)
+PIXELS = Recipe(
+    Pixels,
+    ({"width": 16, "layers": 1, "heads": 2, "near": 16, "blocks": 1}, replace(SMOKE, optimizer="muon")),
+    ({}, replace(STEADY, epochs=1, batch_size=64, average=0.99, reports_per_epoch=4)),
+    ({}, replace(STEADY, epochs=30, batch_size=64, average=0.999)),
+)
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(
     Classifier,
@@ -164,6 +179,11 @@ RECIPES = {
     "ladder-8bit": LADDERS.with_(likelihood="logistic"),
     "vqvae": CODEBOOK,
     "vqvae-conditional": CODEBOOK.with_(labelled=True),
+    "masked": MASKED,
+    "masked-conditional": MASKED.with_(labelled=True),
+    "pixels": PIXELS,
+    "pixels-conditional": PIXELS.with_(labelled=True),
+    "pixels-binary": PIXELS.with_(levels=2),
     "betavae": VAES.with_(latent=10, beta=4.0),
     "tcvae": VAES.with_(TCVAE, latent=10, beta=4.0),
     "gan": GANS,

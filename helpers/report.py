@@ -189,9 +189,11 @@ COLUMNS = ("frechet_distance", "kernel_distance", "precision", "recall", "classe
 
 
 def likelihood(name: str, metrics, recipe) -> str:
-    """What a model says of the probability of a test image, in the unit of its family."""
+    """What a model says of the probability of a test image, in the unit of its family: a bound, or exactly."""
     if "bits_per_dim" in metrics:
-        return f"≤ {metrics['bits_per_dim']:.3f} bits/dim" + ", given the label" * recipe.labelled
+        return "≤ " * (not recipe.kind.exact) + f"{metrics['bits_per_dim']:.3f} bits/dim" + ", given the label" * recipe.labelled
+    if "nll" in metrics and recipe.kind.exact:
+        return f"{metrics['nll']:.2f} nats, binary"
     if "nll" in metrics:
         return f"≤ {metrics['nll']:.2f} nats, binary ({metrics['importance_samples']:,} samples)"
     if "neg_elbo" in metrics:

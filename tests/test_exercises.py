@@ -66,6 +66,18 @@ def hopped(mean_velocity, x, steps, ahead=1, length=None):
     return x
 
 
+def written(next_logits, n, length, temperature, pick=lambda odds: torch.multinomial(odds, 1)):
+    words = torch.zeros(n, 0, dtype=torch.long)
+    for _ in range(length):
+        words = torch.cat([words, pick((next_logits(words) / temperature).softmax(1))], dim=1)
+    return words
+
+
+def settled(sure, logits, words, hidden, keep):
+    order = sure.masked_fill(words != hidden, -math.inf).argsort(1, descending=True)[:, :keep]
+    return words.scatter(1, order, logits.argmax(2).gather(1, order))
+
+
 def unscaled(a, b, t):
     """An arc whose angle is taken of vectors that need not have norm 1."""
     angle = (a @ b).clamp(-1, 1).acos()
@@ -148,6 +160,26 @@ MISTAKES = [  # of which exercise, the answer, a word of the reason
     ("score", lambda x, v, t: -(x - t[:, None] * v) / (1 - t[:, None]) ** 2, "its square"),
     ("score", lambda x, v, t: v, "standard normal"),
     ("score", lambda x, v, t: -x, "autograd"),
+    ("chain", lambda white, image: math.prod(white(image[:i]) for i in range(4)), "1 - next_white"),
+    ("chain", lambda white, image: white(image), "at most three"),
+    ("chain", lambda white, image: math.prod(white(()) if pixel else 1 - white(()) for pixel in image), "0.3024"),
+    ("bits", lambda logits, x: F.cross_entropy(logits.flatten(0, 1), x.flatten()), "in nats"),
+    ("bits", lambda logits, x: 5 * SOLUTIONS["bits"](logits, x), "number of its pixels"),
+    ("bits", lambda logits, x: -SOLUTIONS["bits"](logits, x), "needs 8 bits"),
+    ("bits", lambda logits, x: SOLUTIONS["bits"](2 * logits, x), "softmax at each"),
+    ("kernel_mask", lambda size, first: torch.ones(size, size).tril(-first), "rows above"),
+    ("kernel_mask", lambda size, first: SOLUTIONS["kernel_mask"](size, not first), "must not see"),
+    ("kernel_mask", lambda size, first: SOLUTIONS["kernel_mask"](size, True), "its own place"),
+    ("kernel_mask", lambda size, first: torch.ones(size, size), "after it"),
+    ("draw", lambda logits, n, length, t: written(logits, n, length, t, pick=lambda odds: odds.argmax(1, keepdim=True)), "likeliest"),
+    ("draw", lambda logits, n, length, t: written(logits, n, length, 1 / t), "divide the logits"),
+    ("draw", lambda logits, n, length, t: written(logits, n, length, 1.0), "squared"),
+    ("draw", lambda logits, n, length, t: torch.multinomial(logits(torch.zeros(n, 0).long()).softmax(1), length, replacement=True), "knowing"),
+    ("settle", lambda logits, words, hidden, keep: logits.argmax(2), "stays"),
+    ("settle", lambda logits, words, hidden, keep: torch.where(words == hidden, logits.argmax(2), words), "two hidden words"),
+    ("settle", lambda logits, words, hidden, keep: settled(logits.amax(2), logits, words, hidden, keep), "don't compare"),
+    ("settle", lambda logits, words, hidden, keep: settled(-logits.softmax(2).amax(2), logits, words, hidden, keep), "highest probability"),
+    ("settle", lambda logits, words, hidden, keep: settled(logits.softmax(2).amax(2), -logits, words, hidden, keep), "largest logit"),
     ("hop", lambda u, x, steps: hopped(u, x, steps, ahead=0), "it should ask for"),
     ("hop", lambda u, x, steps: x + u(x, torch.zeros(len(x)), torch.ones(len(x))), "In 4 ways"),
     ("hop", lambda u, x, steps: hopped(u, x, steps, length=1.0), "its length"),

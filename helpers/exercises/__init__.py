@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from helpers import UserError, take
-from helpers.exercises import flows, gans, latents, matching, vaes  # noqa: F401 (which fill the list)
+from helpers.exercises import autoregressive, flows, gans, latents, matching, vaes  # noqa: F401 (which fill the list)
 from helpers.exercises.checks import EXERCISES, Wrong
 from helpers.exercises.flows import points_on_a_ring  # noqa: F401 (data of an exercise)
 

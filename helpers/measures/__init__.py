@@ -4,6 +4,7 @@ A model names its measures; each is one of MEASURES: a function of a Task, and w
 are is nobody's business here.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -102,7 +103,11 @@ class Task:
 
 def bits(task: Task) -> dict:
     labels = task.labels if task.model.labelled else None
-    return {"importance_samples": task.samples} | bits_per_dim(task.model, task.images, labels, task.samples, progress=task.progress)
+    found = bits_per_dim(task.model, task.images, labels, task.samples, progress=task.progress)
+    if task.model.likelihood == "nats":
+        scale = task.images[0].numel() * math.log(2)
+        found = {"nll": found["bits_per_dim"] * scale, "standard_error": found["standard_error"] * scale}
+    return found if task.model.exact else {"importance_samples": task.samples} | found
 
 
 def control(task: Task) -> dict:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import distributed, nn
 
 from helpers import UserError
-from helpers.models.layers import ELU, GatedBlock, check_labels, pixels
+from helpers.models.layers import ELU, Block, GatedBlock, check_labels, pixels
 from helpers.models.model import Model, Player
 from helpers.models.settings import Count, Rest, Size, Weight, Within
 
@@ -22,14 +22,18 @@ DEAD = 0.1  # uses a batch below which a code is given another place
 
 
 @dataclass(frozen=True)
-class VQVAEConfig:
+class WordsConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width; both sides divisible by 4
     width: Size = 32  # channels of encoder and decoder at half of the sides, twice as many at a quarter, where the codes are
     blocks: Count = 1  # gated residual blocks at each
     codes: Annotated[int, Within(2)] = 128  # words in the codebook
     code_width: Size = 16  # numbers in each
-    commitment: Weight = 0.25  # weight of the encoder's distance from the words it chose
     decay: Rest = 0.99  # of the running means that the words are
+
+
+@dataclass(frozen=True)
+class VQVAEConfig(WordsConfig):
+    commitment: Weight = 0.25  # weight of the encoder's distance from the words it chose
     prior_width: Size = 128
     prior_layers: Size = 4
     prior_heads: Size = 4
@@ -114,26 +118,6 @@ def perplexity(chosen, codes: int) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------------------- prior
 
 
-class Block(nn.Module):
-    """A transformer's block (Vaswani et al. 2017; normalised before): x (N, L, W) to the same, every position looking at those up to itself.
-
-    kept: the keys and values of positions before x, (2, N, heads, L', W / heads), and what is returned beside x is those and x's own.
-    """
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.heads, self.drop = heads, nn.Dropout(dropout)
-        self.norm, self.ask, self.tell = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.think = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
-
-    def forward(self, x, kept=None):
-        query, *now = self.ask(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        kept = torch.stack(now) if kept is None else torch.cat([kept, torch.stack(now)], dim=3)
-        found = F.scaled_dot_product_attention(query, *kept, is_causal=x.shape[1] > 1)
-        x = x + self.drop(self.tell(found.transpose(1, 2).flatten(2)))
-        return x + self.think(x), kept
-
-
 class Prior(nn.Module):
     """p(c_i | c_<i, label) of words c (N, L) in reading order: logits (N, L, codes). The label's vector, or one for all, stands before the first."""
 
@@ -192,23 +176,14 @@ class Patches(nn.Module):
         return self.net(2 * x - 1)
 
 
-class VQVAE(Model):
-    """Images (N, C, H, W) to words (N, L) of a codebook, L = H / 4 * W / 4 in reading order, and back; and a prior that writes such texts.
+class Worded(Model):
+    """Images (N, C, H, W) to words (N, L) of a codebook, L = H / 4 * W / 4 in reading order, and back."""
 
-    encode gives the words, whole numbers; decode takes them. The temperature of `sample` is the prior's. With config.classes
-    the prior, and it alone, is told the label. Raises UserError where images, labels, words or settings are not what they should be.
-    """
-
-    Config = VQVAEConfig
-    measures = ("codes", "samples")
-
-    def __init__(self, config: VQVAEConfig):
+    def __init__(self, config: WordsConfig):
         super().__init__(config)
         channels, height, width_of_image = config.image_shape
         if height % 4 or width_of_image % 4:
             raise UserError(f"Images of {height}x{width_of_image} can't be halved twice: both sides must be divisible by 4; pad the images.")
-        if config.prior_width % config.prior_heads:
-            raise UserError(f"{config.prior_heads} heads can't share a width of {config.prior_width}: take a multiple of them.")
         if config.parts != 1:
             raise UserError("A codebook knows one label an image: train it on mnist rather than on pairs.")
         width, blocks = config.width, config.blocks
@@ -236,10 +211,6 @@ class VQVAE(Model):
         )
         codebook = Codebook(config.codes, config.code_width, config.decay)
         self.autoencoder = nn.ModuleDict({"encoder": encoder, "decoder": decoder, "codebook": codebook})
-        sizes = config.prior_width, config.prior_layers, config.prior_heads, config.dropout
-        self.writer = Prior(config.codes, self.latent_dim, *sizes, config.classes)
-        self.critic = Patches(channels, width) if config.adversarial else None
-        self.register_buffer("variance", torch.ones(()))  # of the training images' pixels: the unit of the squared error
 
     @property
     def encoder(self):
@@ -256,6 +227,39 @@ class VQVAE(Model):
     @property
     def latent_dim(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    @torch.no_grad()
+    def encode(self, images) -> torch.Tensor:
+        """The words of images, whole numbers (N, L)."""
+        h = self.encoder(pixels(self, images)).to(self.dtype)
+        return self.codebook.nearest(h.permute(0, 2, 3, 1).flatten(0, 2)).view(len(h), -1)
+
+    def decode(self, words, labels=None) -> torch.Tensor:
+        """Images in [0, 1], (N, C, H, W), of words (N, L)."""
+        if words.ndim != 2 or words.shape[1] != self.latent_dim or words.is_floating_point():
+            raise UserError(f"Words of {words.dtype} {tuple(words.shape)} were given: this model takes whole numbers (N, {self.latent_dim}).")
+        vectors = self.codebook.words[words].view(len(words), *self.grid, -1).permute(0, 3, 1, 2)
+        return torch.sigmoid(self.decoder(vectors).to(self.dtype))
+
+
+class VQVAE(Worded):
+    """A codebook and a prior that writes texts of its words.
+
+    encode gives the words, whole numbers; decode takes them. The temperature of `sample` is the prior's. With config.classes
+    the prior, and it alone, is told the label. Raises UserError where images, labels, words or settings are not what they should be.
+    """
+
+    Config = VQVAEConfig
+    measures = ("codes", "samples")
+
+    def __init__(self, config: VQVAEConfig):
+        super().__init__(config)
+        if config.prior_width % config.prior_heads:
+            raise UserError(f"{config.prior_heads} heads can't share a width of {config.prior_width}: take a multiple of them.")
+        sizes = config.prior_width, config.prior_layers, config.prior_heads, config.dropout
+        self.writer = Prior(config.codes, self.latent_dim, *sizes, config.classes)
+        self.critic = Patches(config.image_shape[0], config.width) if config.adversarial else None
+        self.register_buffer("variance", torch.ones(()))  # of the training images' pixels: the unit of the squared error
 
     @property
     def watched(self):
@@ -314,19 +318,6 @@ class VQVAE(Model):
     # ---- both ways
 
     @torch.no_grad()
-    def encode(self, images) -> torch.Tensor:
-        """The words of images, whole numbers (N, L)."""
-        h = self.encoder(pixels(self, images)).to(self.dtype)
-        return self.codebook.nearest(h.permute(0, 2, 3, 1).flatten(0, 2)).view(len(h), -1)
-
-    def decode(self, words, labels=None) -> torch.Tensor:
-        """Images in [0, 1], (N, C, H, W), of words (N, L)."""
-        if words.ndim != 2 or words.shape[1] != self.latent_dim or words.is_floating_point():
-            raise UserError(f"Words of {words.dtype} {tuple(words.shape)} were given: this model takes whole numbers (N, {self.latent_dim}).")
-        vectors = self.codebook.words[words].view(len(words), *self.grid, -1).permute(0, 3, 1, 2)
-        return torch.sigmoid(self.decoder(vectors).to(self.dtype))
-
-    @torch.no_grad()
     def log_prob_of_words(self, words, labels=None) -> torch.Tensor:
         """log p of words (N, L) in nats, (N,): exact."""
         logits = self.writer(words, self._label(labels, len(words))).to(self.dtype)
@@ -345,6 +336,3 @@ class VQVAE(Model):
             some = slice(low, low + 250)
             parts.append(self.decode(self.writer.draw(label[some], temperature, None if start is None else start[some])))
         return torch.cat(parts)
-
-    def _label(self, labels, n):
-        return torch.zeros(n, dtype=torch.long, device=self.device) if labels is None or not self.labelled else labels.to(self.device)

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
@@ -174,6 +175,27 @@ class Attention(nn.Module):
         query, key, value = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)  # (N, heads, C / heads, H W) each
         looks = (query.transpose(2, 3) @ key / query.shape[2] ** 0.5).softmax(3)  # few positions: plain products are faster than a fused kernel
         return x + self.tell((value @ looks.transpose(2, 3)).reshape(x.shape))
+
+
+class Block(nn.Module):
+    """A transformer's block (Vaswani et al. 2017; normalised before): x (N, L, W) to the same.
+
+    Every position looks at those up to itself, or where it isn't causal at all of them.
+    kept: the keys and values of positions before x, (2, N, heads, L', W / heads), and what is returned beside x is those and x's own.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, causal: bool = True):
+        super().__init__()
+        self.heads, self.causal, self.drop = heads, causal, nn.Dropout(dropout)
+        self.norm, self.ask, self.tell = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.think = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+
+    def forward(self, x, kept=None):
+        query, *now = self.ask(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        kept = torch.stack(now) if kept is None else torch.cat([kept, torch.stack(now)], dim=3)
+        found = F.scaled_dot_product_attention(query, *kept, is_causal=self.causal and x.shape[1] > 1)
+        x = x + self.drop(self.tell(found.transpose(1, 2).flatten(2)))
+        return x + self.think(x), kept
 
 
 class ConvEncoder(nn.Module):

@@ -32,6 +32,7 @@ class Model(nn.Module):
     of: ClassVar[dict[type, type]] = {}  # configuration -> the model that it is of
     measures: ClassVar[tuple[str, ...]] = ("samples",)  # what tells its worth, of helpers.measures.MEASURES
     likelihood: ClassVar[str | None] = None  # the unit of log_prob as it is reported, "bits/dim" or "nats"; None: there is none
+    exact: ClassVar[bool] = False  # log_prob is the probability itself, and no bound on it
     draws: ClassVar[bool] = True  # it makes images
     drawn_at: ClassVar[float] = 1.0  # the temperature at which its pictures are shown and its obedience to labels is measured
     free: ClassVar[bool] = False  # of labels: where it takes them, they may be left out
@@ -74,6 +75,10 @@ class Model(nn.Module):
     def labelled(self) -> bool:
         """Whether it is told the class of an image, and unless `free` must be."""
         return getattr(self.config, "classes", 0) > 0
+
+    def _label(self, labels, n):
+        """The labels of n images on its device, 0 for all where it is told none."""
+        return torch.zeros(n, dtype=torch.long, device=self.device) if labels is None or not self.labelled else labels.to(self.device)
 
     @property
     def dtype(self):
