@@ -7,7 +7,7 @@ import torch
 from conftest import stir
 
 from helpers import UserError, measures, recipes, training, weights
-from helpers.experiments.autoencoders import word_sources
+from helpers.experiments.autoregressive import word_sources
 from helpers.models.codebook import VQVAE, Codebook, VQVAEConfig, perplexity
 
 SMALL = {"image_shape": (1, 8, 8), "width": 8, "codes": 3, "code_width": 2, "prior_width": 8, "prior_layers": 2, "prior_heads": 2, "dropout": 0.0}

@@ -100,8 +100,8 @@ def draw(answer):
 
 @exercise(6, 3)
 def settle(answer):
-    """`f(logits, words, hidden, keep)`: one pass of masked words, without chance. words (N, L) hold `hidden` where they are hidden, logits (N, L, K) are
-    the network's. In each text settle the `keep` hidden words it is surest of, to their likeliest value, and return the words, (N, L)."""
+    """`f(logits, words, hidden, keep)`: one pass of masked words, without chance. words (N, L) hold `hidden` where they are hidden, and logits
+    (N, L, K) are the network's. In each text settle the `keep` hidden words it is surest of, to their likeliest value; return the words (N, L)."""
     logits, words = torch.randn(4, 6, 5), torch.randint(5, (4, 6))
     words[:, [0, 2, 3, 5]] = 5
     logits[:, 1] *= 50  # it is surest where there is nothing to settle
@@ -112,7 +112,9 @@ def settle(answer):
         raise Wrong("A word that was settled before stays: only hidden ones are guessed.")
     settled = (found != 5).sum(1) - known.sum(1)
     if (settled != 2).any():
-        raise Wrong(f"With keep = 2 two hidden words of each text should be settled, and in yours it was {settled.tolist()}. Those known don't count.")
+        raise Wrong(
+            f"With keep = 2 two hidden words of each text should be settled, and in yours it was {settled.tolist()}. Those known don't count."
+        )
     sure, likeliest = logits.softmax(2).max(2)
     fresh = (found != 5) & ~known
     if not torch.equal(found[fresh], likeliest[fresh]):

@@ -1,6 +1,7 @@
 """The recorded experiments: what the notebooks compare with what, under which budget, and what is measured.
 
-The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py, of 03 in latents.py, of 04 in gans.py, of 05 in matching.py.
+The rows of notebook 01 are in flows.py, those of 02 in autoencoders.py, of 03 in latents.py, of 04 in gans.py, of 05 in matching.py,
+of 06 in autoregressive.py.
 
 `python -m helpers experiment NAME` trains every row with every seed and writes results/NAME.json, and where samples are
 looked at, the first of seed 0 into results/NAME.png. A row that is already there under the same configuration is not
@@ -21,7 +22,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from helpers import UserError, data, measures, take, training, weights
-from helpers.experiments import autoencoders, flows, gans, latents, matching
+from helpers.experiments import autoencoders, autoregressive, flows, gans, latents, matching
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.layers import levels
 from helpers.models.model import Model
@@ -29,8 +30,9 @@ from helpers.recipes import check_seed
 from helpers.runs import Run
 from helpers.show import plots
 
-EXPERIMENTS = flows.EXPERIMENTS | matching.EXPERIMENTS | autoencoders.EXPERIMENTS | latents.EXPERIMENTS | gans.EXPERIMENTS
-MEASUREMENTS = flows.MEASUREMENTS | matching.MEASUREMENTS | autoencoders.MEASUREMENTS | latents.MEASUREMENTS | gans.MEASUREMENTS
+NOTEBOOKS = (flows, autoencoders, latents, gans, matching, autoregressive)
+EXPERIMENTS = {name: found for notebook in NOTEBOOKS for name, found in notebook.EXPERIMENTS.items()}
+MEASUREMENTS = {name: found for notebook in NOTEBOOKS for name, found in notebook.MEASUREMENTS.items()}
 SPLIT = "validation"  # of the images that rows are measured on
 ASKED = {"samples": "pictures", "names": "attributes", "factors": "factors"}  # what of a model's measures only some rows ask for, and how
 PICTURED = {"legibility", "pixels", "pictures"}  # what is measured of samples: they are kept

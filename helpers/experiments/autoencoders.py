@@ -123,26 +123,6 @@ def code_sources(model, images) -> dict:
     return sources | {"codes of training images": lambda n: codes[torch.randperm(len(codes))[:n]]}
 
 
-def word_sources(model, images) -> dict:
-    """Where the words of a codebook may come from, name -> function of n; `images` are training images."""
-    size = at_once(images.device)
-    texts = torch.cat([model.encode(part) for part in images.split(size)])
-
-    def each_place(n):  # as often as in the training images, each place by itself
-        return torch.stack([column[torch.randint(len(texts), (n,), device=column.device)] for column in texts.T], dim=1)
-
-    def written(n):
-        labels = torch.zeros(250, dtype=torch.long, device=texts.device)
-        return torch.cat([model.writer.draw(labels[: min(250, n - low)]) for low in range(0, n, 250)])
-
-    return {
-        "any words": lambda n: torch.randint(model.config.codes, (n, model.latent_dim), device=texts.device),
-        "each place's own words": each_place,
-        "the prior": written,
-        "words of training images": lambda n: texts[torch.randperm(len(texts), device=texts.device)[:n]],
-    }
-
-
 def decoded(names: tuple[str, ...], sources, kind: str, device) -> dict:
     """What the decoders of shipped weights draw from what `sources`(model, training images) offer, which stands under `kind` in each row."""
     rows, n = [], 10_000
@@ -163,9 +143,4 @@ def priors(device) -> dict:
     return decoded(("ae-mnist", "vae-mnist", "ae-fashion", "vae-fashion"), code_sources, "codes", device)
 
 
-def texts(device) -> dict:
-    """The decoders of shipped codebooks with words from four places."""
-    return decoded(("vqvae-mnist", "vqvae-fashion"), word_sources, "words", device)
-
-
-MEASUREMENTS = {"priors": priors, "texts": texts}
+MEASUREMENTS = {"priors": priors}

@@ -18,28 +18,30 @@ from helpers.models.layers import Block, at_once, check_images, check_labels, le
 from helpers.models.model import Model
 from helpers.models.settings import Count, Rest, Size, Within
 
-FLAT = 0.125  # of the pixels amid equal ones, the share that a step of training looks at, eight times as heavy
-
 
 @dataclass(frozen=True)
 class PixelConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
     network: Literal["rows", "pixelcnn"] = "rows"
     levels: Literal[2, 256] = 256  # values of a pixel; 2: a binary image, drawn anew from the grey values whenever it is looked at
-    width: Size = 256  # of the transformer over rows
-    layers: Size = 4
+    width: Size = 192  # of the transformer over rows
+    layers: Size = 3
     heads: Size = 4
     dropout: Rest = 0.0  # in the transformer
-    near: Size = 192  # units of the network of a pixel; channels of a PixelCNN
+    near: Size = 128  # units of the network of a pixel; channels of a PixelCNN
     blocks: Size = 2  # its residual blocks; of a PixelCNN its gated layers
     reach: Annotated[int, Within(1)] = 6  # pixels to the left, and to either side in the rows above, that it sees as they are
     above: Size = 3  # such rows
+    flat: Annotated[float, Within(0.01, 1)] = 0.0625  # of the pixels amid equal ones, the share that a step of training looks at
     classes: Count = 0  # above 0 the networks are told the label
     parts: Size = 1  # always 1
 
 
 class Values(nn.Embedding):
-    """Values of pixels (...) as vectors (..., 8): 1 + a whole number, and 0 where there is no pixel. It starts as waves, so that like values look alike."""
+    """Values of pixels (...) as vectors (..., 8): 1 + a whole number, and 0 where there is no pixel.
+
+    It starts as waves of the value, so that like values look alike.
+    """
 
     def __init__(self, levels: int):
         super().__init__(levels + 1, 8)
@@ -233,7 +235,7 @@ class Pixels(Model):
         """
         high = F.max_pool2d(lines[:, None].float(), 3, stride=1, padding=1)
         low = -F.max_pool2d(-lines[:, None].float(), 3, stride=1, padding=1)
-        chance = torch.where(high == low, FLAT, 1.0).flatten()
+        chance = torch.where(high == low, self.config.flat, 1.0).flatten()
         index = (torch.rand_like(chance) < chance).nonzero()[:, 0]
         return index, 1 / chance[index]
 
@@ -273,11 +275,13 @@ class Pixels(Model):
         lines, kept = torch.zeros(len(label), height, across * channels, dtype=torch.long, device=self.device), {}
         for row in range(height):
             for column in range(across * channels):
-                logits = self.network.next(lines, label, row, column, kept).float()
-                if known[row, column // channels]:
+                there = known[row, column // channels]
+                if there:
                     lines[:, row, column] = given[:, row, column]
-                elif temperature:
-                    lines[:, row, column] = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0]
-                else:
-                    lines[:, row, column] = logits.argmax(1)
+                if there and column:  # at the start of a row the network reads the row before
+                    continue
+                logits = self.network.next(lines, label, row, column, kept).float()
+                if not there:
+                    drawn = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0] if temperature else logits.argmax(1)
+                    lines[:, row, column] = drawn
         return lines

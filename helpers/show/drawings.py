@@ -286,3 +286,63 @@ def players():
     arrow(axis, (9.35, 1.3), (2.65, 0.8), colour="#d94801", bend=-0.16)
     axis.text(6.2, -0.32, "G learns: up for its fakes (the gradient comes back through D)", ha="center", color="#d94801", fontsize=10)
     return figure
+
+
+# --------------------------------------------------------------------------------------------------- autoregressive
+
+UNSEEN = "#f0f0f0"
+
+
+def reading_order():
+    """A picture of 16 pixels of which 6 are known; beside it who may look at whom, a row for each pixel."""
+    figure, axis = canvas(10, 3.6)
+    known = [[KEPT if 4 * i + j < 6 else CHANGED if 4 * i + j == 6 else UNSEEN for j in range(4)] for i in range(4)]
+    cells(axis, 0.4, 3.0, known, 0.6, [[f"{4 * i + j + 1}" for j in range(4)] for i in range(4)])
+    axis.text(1.6, 0.25, "pixel 7 is next: it may see 1 to 6", ha="center", fontsize=10)
+    arrow(axis, (3.1, 1.8), (4.6, 1.8), "for every pixel")
+    mask = [[CHANGED if j == i else KEPT if j < i else UNSEEN for j in range(16)] for i in range(16)]
+    cells(axis, 5.0, 3.4, mask, 0.18)
+    axis.text(6.44, 0.25, "columns: what is seen", ha="center", fontsize=10)
+    axis.text(4.9, 2.0, "rows: who sees", ha="center", va="center", rotation=90, fontsize=10)
+    axis.text(8.1, 2.9, "blue: comes before", fontsize=10, color="#2171b5")
+    axis.text(8.1, 2.4, "orange: the pixel itself,\nnever seen", fontsize=10, color="#d94801", va="top")
+    axis.text(8.1, 1.4, "grey: comes after", fontsize=10, color="#777777")
+    return figure
+
+
+def rows_and_neighbours():
+    """The network of a pixel: a transformer has read the rows above, a window shows the neighbours as they are, and a value is predicted."""
+    figure, axis = canvas(11, 3.8)
+    colours = [[KEPT] * 8 for _ in range(3)]
+    colours += [[KEPT] * 3 + [LATENT] * 5 for _ in range(2)]
+    colours += [[UNSEEN] * 3 + [LATENT] * 2 + [CHANGED] + [UNSEEN] * 2, *[[UNSEEN] * 8 for _ in range(2)]]
+    cells(axis, 0.2, 3.5, colours, 0.38)
+    axis.text(1.72, 0.1, "rows above · neighbours · the pixel", ha="center", fontsize=9)
+    box(axis, 4.2, 2.4, 2.0, 0.9, "transformer,\na row is a word", NETWORK, 9)
+    box(axis, 4.2, 0.9, 2.0, 0.9, "window,\nas it is", LATENT, 9)
+    box(axis, 7.0, 1.6, 1.5, 1.0, "small\nnetwork", NETWORK, 9)
+    arrow(axis, (3.3, 2.9), (4.2, 2.85), colour="#2171b5")
+    arrow(axis, (3.3, 1.7), (4.2, 1.35), colour="#238b45")
+    arrow(axis, (6.2, 2.85), (7.0, 2.3))
+    arrow(axis, (6.2, 1.35), (7.0, 1.9))
+    arrow(axis, (8.5, 2.1), (9.1, 2.1))
+    heights = (0.9, 0.25, 0.12, 0.1, 0.14, 0.2, 0.35, 0.6)
+    for i, height in enumerate(heights):
+        axis.add_patch(Rectangle((9.2 + 0.2 * i, 1.6), 0.16, height, facecolor=CHANGED, edgecolor=INK, linewidth=0.5))
+    axis.text(10.0, 1.3, "0      value      255", ha="center", fontsize=9)
+    axis.text(10.0, 2.75, "how likely is each?", ha="center", fontsize=9)
+    return figure
+
+
+def masked_passes():
+    """Sixteen words in four passes: all hidden, the surest settled first, none hidden in the end."""
+    figure, axis = canvas(11, 3.2)
+    settled = [(), (5, 10), (1, 4, 5, 6, 9, 10, 13), tuple(range(16))]
+    for step, done in enumerate(settled):
+        fresh = set(done) - set(settled[step - 1]) if step else set()
+        colours = [[CHANGED if 4 * i + j in fresh else KEPT if 4 * i + j in done else UNSEEN for j in range(4)] for i in range(4)]
+        cells(axis, 0.2 + 2.9 * step, 2.8, colours, 0.5, [["" if 4 * i + j in done else "?" for j in range(4)] for i in range(4)])
+        axis.text(1.2 + 2.9 * step, 0.35, "all hidden" if step == 0 else f"after pass {step}", ha="center", fontsize=10)
+        if step:
+            arrow(axis, (2.9 * step - 0.6, 1.8), (0.1 + 2.9 * step, 1.8))
+    return figure

@@ -11,6 +11,7 @@ from helpers import UserError
 from helpers.models.layers import unit
 from helpers.show import plots
 from helpers.show.explorer import Explorer, check_classes, choice, noise_of, scale_of, slider
+from helpers.show.piece_sliders import completed, continued, holes, passes, pixel_by_pixel, words  # noqa: F401 (which belong here, too)
 from helpers.show.velocity_sliders import few_steps, filled, guided, stirred  # noqa: F401 (which belong here, too)
 from helpers.training import aside
 
@@ -50,56 +51,6 @@ def chosen(model, classes, n: int = 8, seed: int = 0) -> Explorer:
 
     controls = {name: choice(name, (3, 7)[i % 2] % count, classes) for i, name in enumerate(names)}
     return Explorer(model, draw, controls | {"temperature": slider("temperature", 0.8, 0.0, 1.2, 0.05)})
-
-
-def words(model, images) -> Explorer:
-    """The words of one of `images` (N, C, H, W) under a codebook, as grey levels; the image of these words; and that with one of them exchanged."""
-    rows, across = model.grid
-    with aside():
-        texts = model.encode(images)
-
-    def draw(model, image, row, column, word):
-        text = texts[image].clone()
-        place = row * across + column
-        before, text[place] = text[place].item(), word
-        rebuilt = model.decode(torch.stack([texts[image], text]))
-        caption = f"image {image}: its words, with {word} for {before} in row {row + 1}, column {column + 1} · rebuilt as it was · and with that word"
-        return plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=2 * scale_of(rebuilt)), caption
-
-    other = texts[-1, rows // 2 * across + across // 2].item()  # what the last image has there
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
-    controls["row"] = slider("row", rows // 2, 0, rows - 1, 1, widgets.IntSlider)
-    controls["column"] = slider("column", across // 2, 0, across - 1, 1, widgets.IntSlider)
-    return Explorer(model, draw, controls | {"word": slider("word", other, 0, model.config.codes - 1, 1, widgets.IntSlider)})
-
-
-def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer:
-    """The words of one of `images` (N, C, H, W), kept row by row from the top, and a codebook's prior writes the rest: n times.
-
-    classes: the names of the classes, where the prior was told them; a slider then says which.
-    """
-    if classes:
-        check_classes(model, classes)
-    rows, across = model.grid
-    with aside():
-        words = model.encode(images)
-        rebuilt = model.decode(words)
-    pixels = unit(images, rebuilt.dtype)
-
-    def draw(model, image, kept, temperature, draw, **asked):
-        torch.manual_seed(draw)
-        start = words[image, : kept * across].expand(n, -1)
-        labels = torch.full((n,), asked["label"], device=words.device) if classes else None
-        strip = torch.cat([pixels[image, None], rebuilt[image, None], model.sample(n, temperature, labels, start)])
-        told = f" as {classes[asked['label']]}" if classes else ""
-        caption = f"image {image} · rebuilt from its words · {n} times its first {kept} of {rows} rows, completed{told}, draw {draw}"
-        return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
-
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
-    controls["kept"] = slider("rows kept", rows // 3, 0, rows, 1, widgets.IntSlider)
-    controls |= {"label": choice("class", 0, classes)} if classes else {}
-    controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.05)
-    return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
 
 
 def classes_and_noise(model, classes, n: int = 8, last: int = 20) -> Explorer:

@@ -1,0 +1,110 @@
+"""The comparisons of notebook 06: which network of pixels, how many passes of words, and who fills a hole."""
+
+import json
+import time
+from dataclasses import replace
+
+import torch
+
+from helpers import data, measures, training, weights
+from helpers.experiments.autoencoders import decoded
+from helpers.experiments.row import SEEDS, Row
+from helpers.models import diffusion
+from helpers.models.autoregressive import PixelConfig
+from helpers.models.flows import RealNVPConfig
+from helpers.models.layers import at_once
+from helpers.training import TrainConfig
+
+TRAIN = TrainConfig(minutes=5.0, batch_size=32, learning_rate=4e-3, optimizer="muon", average=0.99, reports_per_epoch=4)
+
+
+def pixels() -> dict[str, Row]:
+    """Networks for the pixels of digits, five minutes each; and a flow in as many."""
+    ways = {
+        "rows and neighbours": PixelConfig(),
+        "every pixel in every step": PixelConfig(flat=1.0),
+        "neighbours, and hardly a transformer": PixelConfig(layers=1, width=8, heads=1),
+        "gated PixelCNN": PixelConfig(network="pixelcnn", near=32, blocks=7),
+        "RealNVP": RealNVPConfig(couplings=(4, 6), width=(40, 64), mixtures=4),
+    }
+    flow = replace(TRAIN, learning_rate=1.5e-2, batch_size=48)
+    return {way: Row(config, flow if way == "RealNVP" else TRAIN, measure=()) for way, config in ways.items()}
+
+
+EXPERIMENTS = {"pixels": (pixels, SEEDS[:1])}
+
+
+# ----------------------------------------------------------------------------------------------- of shipped weights
+
+
+def word_sources(model, images) -> dict:
+    """Where the words of a codebook may come from, name -> function of n; `images` are training images."""
+    size = at_once(images.device)
+    texts = torch.cat([model.encode(part) for part in images.split(size)])
+
+    def each_place(n):  # as often as in the training images, each place by itself
+        return torch.stack([column[torch.randint(len(texts), (n,), device=column.device)] for column in texts.T], dim=1)
+
+    def written(n):
+        labels = torch.zeros(250, dtype=torch.long, device=texts.device)
+        return torch.cat([model.writer.draw(labels[: min(250, n - low)]) for low in range(0, n, 250)])
+
+    return {
+        "any words": lambda n: torch.randint(model.config.codes, (n, model.latent_dim), device=texts.device),
+        "each place's own words": each_place,
+        "the prior": written,
+        "words of training images": lambda n: texts[torch.randperm(len(texts), device=texts.device)[:n]],
+    }
+
+
+def texts(device) -> dict:
+    """The decoders of shipped codebooks with words from four places."""
+    return decoded(("vqvae-mnist", "vqvae-fashion"), word_sources, "words", device)
+
+
+PASSES = (1, 2, 4, 8, 16, 49)
+
+
+def passes(device) -> dict:
+    """Masked words in more and more passes, and the prior in reading order over the same codebook, on validation images."""
+    rows, n = [], 2_000
+    for name in ("mnist", "fashion"):
+        dataset = data.load(name, device=device)
+        reference = measures.Reference(dataset, "validation")
+        for kind, counts in (("masked", PASSES), ("vqvae", (49,))):
+            model, _ = weights.load_model(f"{kind}-{name}", device)
+            for count in counts:
+                with training.aside(0):
+                    begun = time.perf_counter()
+                    images = torch.cat([model.sample(500, **({"steps": count} if kind == "masked" else {})) for _ in range(n // 500)])
+                    speed = n / (time.perf_counter() - begun)
+                row = {"dataset": name, "weights": f"{kind}-{name}", "passes": count, "images_per_second": speed}
+                rows.append(row | measures.beside(images, reference))
+                print(json.dumps(rows[-1]), flush=True)
+    return {"n": n, "split": "validation", "rows": rows}
+
+
+def holes(device) -> dict:
+    """Half of 500 digits hidden and filled in, by pixels or words in reading order or by masked words: whether the judge still reads the class."""
+    rows, n = [], 500
+    dataset = data.load("mnist", device=device)
+    images, labels = (part[:n] for part in dataset.part("validation"))
+    reader = measures.judge(dataset)
+    pixel, word, masked = (weights.load_model(f"{kind}-mnist", device)[0] for kind in ("pixels", "vqvae", "masked"))
+    for side in diffusion.SIDES:
+        known = diffusion.hidden_side(dataset.image_shape, side, 0.5, device)
+        above = word.encode(images * known)[:, : word.grid[0] // 2 * word.grid[1]]  # the rows of words that are known whole
+        ways = {
+            "nothing": lambda known=known: images * known,
+            "pixels in reading order": lambda known=known: pixel.sample(n, start=images, known=known[0]),
+            "words in reading order": lambda above=above: word.sample(n, start=above),
+            "masked words": lambda known=known: masked.sample(n, start=images, known=known[0]),
+        }
+        for way in [way for way in ways if side == "bottom" or not way.startswith("words")]:
+            with training.aside(0):
+                rows.append({"hidden": side, "filled in by": way, "read": measures.accuracy(reader, ways[way](), labels)})
+            print(json.dumps(rows[-1]), flush=True)
+    return {"n": n, "split": "validation", "judge": reader.name, "rows": rows}
+
+
+MEASUREMENTS = {"texts": texts, "passes": passes, "holes": holes}

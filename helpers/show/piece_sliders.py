@@ -1,0 +1,152 @@
+"""Explorers of what is drawn piece by piece: pixels, words, and words all at once. `sliders` has them, too."""
+
+from functools import lru_cache
+
+import ipywidgets as widgets
+import torch
+
+from helpers.models import diffusion
+from helpers.models.layers import unit
+from helpers.show import plots
+from helpers.show.explorer import Explorer, check_classes, choice, scale_of, slider
+from helpers.training import aside
+
+UNKNOWN = 0.3  # the grey of what is not there yet
+
+
+def pixel_by_pixel(model, n: int = 8, last: int = 20) -> Explorer:
+    """n images on their way, pixel after pixel: sliders for how many are drawn, for the temperature, for the draw."""
+    height, width = model.config.image_shape[1:]
+
+    @lru_cache(maxsize=8)
+    def drawn(temperature, draw):
+        torch.manual_seed(draw)
+        return model.sample(n, temperature)
+
+    def draw(model, pixels, temperature, draw):
+        images = drawn(temperature, draw)
+        there = (torch.arange(height * width) < pixels).view(height, width).to(images.device)
+        caption = f"the first {pixels} of {height * width} pixels of {n} images, temperature {temperature:.2f}, draw {draw}"
+        return plots.grid(torch.where(there, images, UNKNOWN), columns=n, scale=scale_of(images)), caption
+
+    controls = {"pixels": slider("pixels", height * width // 2, 0, height * width, width, widgets.IntSlider)}
+    controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.1)
+    return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)}, plays="pixels")
+
+
+def continued(model, images, n: int = 6, last: int = 20) -> Explorer:
+    """The first rows of one of `images` (N, C, H, W) are kept, and the rest is drawn pixel by pixel, n times."""
+    height, width = images.shape[2:]
+    whole = unit(images)
+
+    def draw(model, image, kept, temperature, draw):
+        torch.manual_seed(draw)
+        known = (torch.arange(height) < kept)[:, None].expand(height, width)
+        found = model.sample(n, temperature, start=images[image].expand(n, *images.shape[1:]), known=known)
+        seen = torch.where(known.to(whole.device), whole[image], UNKNOWN)
+        caption = f"image {image} · its first {kept} of {height} rows · {n} times continued, temperature {temperature:.2f}, draw {draw}"
+        strip = torch.cat([torch.stack([whole[image], seen]), found])
+        return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
+
+    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls["kept"] = slider("rows kept", height // 2, 0, height, 2, widgets.IntSlider)
+    controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.1)
+    return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
+
+
+def words(model, images) -> Explorer:
+    """The words of one of `images` (N, C, H, W) under a codebook, as grey levels; the image of these words; and that with one of them exchanged."""
+    rows, across = model.grid
+    with aside():
+        texts = model.encode(images)
+
+    def draw(model, image, row, column, word):
+        text = texts[image].clone()
+        place = row * across + column
+        before, text[place] = text[place].item(), word
+        rebuilt = model.decode(torch.stack([texts[image], text]))
+        caption = f"image {image}: its words, with {word} for {before} in row {row + 1}, column {column + 1} · rebuilt as it was · and with that word"
+        return plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=2 * scale_of(rebuilt)), caption
+
+    other = texts[-1, rows // 2 * across + across // 2].item()  # what the last image has there
+    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls["row"] = slider("row", rows // 2, 0, rows - 1, 1, widgets.IntSlider)
+    controls["column"] = slider("column", across // 2, 0, across - 1, 1, widgets.IntSlider)
+    return Explorer(model, draw, controls | {"word": slider("word", other, 0, model.config.codes - 1, 1, widgets.IntSlider)})
+
+
+def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer:
+    """The words of one of `images` (N, C, H, W), kept row by row from the top, and a codebook's prior writes the rest: n times.
+
+    classes: the names of the classes, where the prior was told them; a slider then says which.
+    """
+    if classes:
+        check_classes(model, classes)
+    rows, across = model.grid
+    with aside():
+        words = model.encode(images)
+        rebuilt = model.decode(words)
+    pixels = unit(images, rebuilt.dtype)
+
+    def draw(model, image, kept, temperature, draw, **asked):
+        torch.manual_seed(draw)
+        start = words[image, : kept * across].expand(n, -1)
+        labels = torch.full((n,), asked["label"], device=words.device) if classes else None
+        strip = torch.cat([pixels[image, None], rebuilt[image, None], model.sample(n, temperature, labels, start)])
+        told = f" as {classes[asked['label']]}" if classes else ""
+        caption = f"image {image} · rebuilt from its words · {n} times its first {kept} of {rows} rows, completed{told}, draw {draw}"
+        return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
+
+    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls["kept"] = slider("rows kept", rows // 3, 0, rows, 1, widgets.IntSlider)
+    controls |= {"label": choice("class", 0, classes)} if classes else {}
+    controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.05)
+    return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
+
+
+def drafts(model, texts) -> torch.Tensor:
+    """Images of texts (N, L) some of whose words are hidden: grey where they are."""
+    hidden = (texts == model.config.codes).view(len(texts), 1, *model.grid)
+    there = ~hidden.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return torch.where(there, model.decode(texts.clamp(max=model.config.codes - 1)), UNKNOWN)
+
+
+def passes(model, n: int = 8, last: int = 20) -> Explorer:
+    """n images on their way, pass after pass of masked words: sliders for the pass, for how many there are, for the temperature, for the draw."""
+
+    @lru_cache(maxsize=8)
+    def drawn(steps, temperature, draw):
+        torch.manual_seed(draw)
+        empty = torch.full((n, model.latent_dim), model.config.codes, device=model.device)
+        return [empty, *model.drafts(model._label(None, n), temperature, steps, empty)]
+
+    def draw(model, share, steps, temperature, draw):
+        texts = drawn(steps, temperature, draw)
+        done = round(share * steps / 8)
+        settled = (texts[done][0] < model.config.codes).sum()
+        caption = f"after {done} of {steps} passes {settled} of {model.latent_dim} words are settled, temperature {temperature:.2f}, draw {draw}"
+        images = drafts(model, texts[done])
+        return plots.grid(images, columns=n, scale=scale_of(images)), caption
+
+    controls = {"share": slider("eighths of the way", 4, 0, 8, 1, widgets.IntSlider)}
+    controls["steps"] = slider("passes in all", min(8, model.latent_dim), 1, model.latent_dim, 1, widgets.IntSlider)
+    controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.1)
+    return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)}, plays="share")
+
+
+def holes(model, images, n: int = 5, last: int = 20) -> Explorer:
+    """A part of one of `images` (N, C, H, W) is hidden and filled in by masked words, n times: sliders for the image, the side, the share hidden."""
+    whole = unit(images)
+
+    def draw(model, image, side, share, steps, draw):
+        torch.manual_seed(draw)
+        mask = diffusion.hidden_side(model.config.image_shape, diffusion.SIDES[side], share, model.device)
+        start = whole[image].expand(n, *whole.shape[1:])
+        found = model.sample(n, steps=steps, start=start, known=mask.expand(model.config.image_shape)[0])
+        strip = torch.cat([torch.stack([whole[image], torch.where(mask, whole[image], UNKNOWN)]), found])
+        caption = f"image {image} · what is seen of it · {n} times the {diffusion.SIDES[side]} {share:.0%} in {steps} passes, draw {draw}"
+        return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
+
+    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider), "side": choice("hidden side", 0, diffusion.SIDES)}
+    controls |= {"share": slider("share hidden", 0.5, 0.1, 1.0, 0.1), "steps": slider("passes", 8, 1, 16, 1, widgets.IntSlider)}
+    return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
