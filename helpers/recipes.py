@@ -118,11 +118,12 @@ MASKED = Recipe(
     ({"reader_width": 256, "reader_heads": 8}, replace(STEADY, epochs=60, average=0.999)),
     after="vqvae",
 )
+WRITING = TrainConfig(batch_size=32, learning_rate=2e-2, optimizer="muon")
 PIXELS = Recipe(
     Pixels,
     ({"width": 16, "layers": 1, "heads": 2, "near": 16, "blocks": 1}, replace(SMOKE, optimizer="muon")),
-    ({}, replace(STEADY, epochs=1, batch_size=64, average=0.99, reports_per_epoch=4)),
-    ({}, replace(STEADY, epochs=30, batch_size=64, average=0.999)),
+    ({}, replace(WRITING, epochs=1, average=0.99, train_images=12_000, reports_per_epoch=4)),
+    ({"width": 256, "layers": 6, "near": 192}, replace(WRITING, epochs=30, batch_size=128, average=0.999)),
 )
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import ipywidgets as widgets
 import torch
+from PIL import Image, ImageDraw
 
 from helpers.models import diffusion
 from helpers.models.layers import unit
@@ -32,6 +33,37 @@ def pixel_by_pixel(model, n: int = 8, last: int = 20) -> Explorer:
     controls = {"pixels": slider("pixels", height * width // 2, 0, height * width, width, widgets.IntSlider)}
     controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.1)
     return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)}, plays="pixels")
+
+
+def expected(model, images) -> Explorer:
+    """What is expected of one pixel of one of `images` (N, C, H, W), knowing those before it: sliders for the image, the row and the column."""
+    channels, height, width = model.config.image_shape
+    whole, highest = unit(images), model.config.levels - 1
+    with aside():
+        lines = model.lines(images)
+
+    def draw(model, image, row, column):
+        place = (row * width + column) * channels
+        with torch.no_grad():
+            odds = model.network(lines[image, None], model._label(None, 1), torch.tensor([place], device=model.device))[0].softmax(0).cpu()
+        there = (torch.arange(height * width) < row * width + column).view(height, width).to(whole.device)
+        scale = 2 * scale_of(images)
+        seen = plots.grid(torch.where(there, whole[image], UNKNOWN)[None], scale=scale).convert("RGB")
+        corner = column * scale, row * scale
+        ImageDraw.Draw(seen).rectangle([*corner, corner[0] + scale, corner[1] + scale], outline="#d94801", width=2)
+        chart = Image.new("RGB", (seen.width + 276, seen.height), "white")
+        chart.paste(seen, (0, 0))
+        bars, left, step = ImageDraw.Draw(chart), seen.width + 10, 256 / (highest + 1)
+        for value, share in enumerate(((odds / odds.max()).sqrt() * (seen.height - 4)).tolist()):
+            bars.rectangle([left + value * step, seen.height - share, left + (value + 1) * step - 1, seen.height], fill="#2171b5")
+        truth, likeliest = lines[image].flatten()[place].item(), odds.argmax().item()
+        caption = f"row {row + 1}, column {column + 1}: likeliest is {likeliest} ({odds[likeliest]:.0%}); "
+        caption += f"it is {truth}, which costs {-odds[truth].log2():.1f} bits. Right: the values 0 to {highest}, heights are roots"
+        return chart, caption
+
+    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls["row"] = slider("row", height // 2, 0, height - 1, 1, widgets.IntSlider)
+    return Explorer(model, draw, controls | {"column": slider("column", width // 2, 0, width - 1, 1, widgets.IntSlider)})
 
 
 def continued(model, images, n: int = 6, last: int = 20) -> Explorer:

@@ -11,7 +11,7 @@ from helpers import UserError
 from helpers.models.layers import unit
 from helpers.show import plots
 from helpers.show.explorer import Explorer, check_classes, choice, noise_of, scale_of, slider
-from helpers.show.piece_sliders import completed, continued, holes, passes, pixel_by_pixel, words  # noqa: F401 (which belong here, too)
+from helpers.show.piece_sliders import completed, continued, expected, holes, passes, pixel_by_pixel, words  # noqa: F401 (which belong here, too)
 from helpers.show.velocity_sliders import few_steps, filled, guided, stirred  # noqa: F401 (which belong here, too)
 from helpers.training import aside
 
