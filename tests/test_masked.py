@@ -105,7 +105,7 @@ def test_training_leaves_the_codebook_alone(digits, tmp_path):
         assert torch.equal(tensor, model.autoencoder.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("steps", [-1, 17])
+@pytest.mark.parametrize("steps", [-1, 0, 17])
 def test_passes_that_there_are_not_are_a_sentence(steps):
     with pytest.raises(UserError, match="1 to 16"):
         small().sample(2, steps=steps)

@@ -11,11 +11,13 @@ from PIL import Image
 
 from helpers import UserError, data, training
 from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
+from helpers.models.autoregressive import PixelConfig, Pixels
 from helpers.models.codebook import VQVAE, VQVAEConfig
 from helpers.models.flow_map import FlowMap, FlowMapConfig
 from helpers.models.gans import GAN, GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.models.hierarchical import FVAE, FVAEConfig
+from helpers.models.masked import MaskedConfig, MaskedWords
 from helpers.models.matching import FlowMatching, MatchingConfig
 from helpers.show import explorer, sliders
 
@@ -38,6 +40,17 @@ def moving():
 
 def hopping():
     return stir(FlowMap(FlowMapConfig((1, 8, 8), width=(8, 8), blocks=1, classes=10)), 0.2).eval()
+
+
+def writing():
+    torch.manual_seed(0)
+    return stir(Pixels(PixelConfig((1, 8, 8), width=16, layers=1, heads=2, near=16, blocks=1))).eval()
+
+
+def masking():
+    torch.manual_seed(0)
+    config = MaskedConfig((1, 8, 8), width=8, codes=8, code_width=4, reader_width=16, reader_layers=1, reader_heads=2, steps=4)
+    return stir(MaskedWords(config)).eval()
 
 
 def wordy():
@@ -91,6 +104,16 @@ def explorers():
         "words, place": (sliders.words(wordy(), many), "column", 0),
         "completed, rows": (sliders.completed(wordy(), many, data.DIGITS, n=3), "kept", 2),
         "completed, draw": (sliders.completed(wordy(), many, data.DIGITS, n=3), "draw", 7),
+        "pixel by pixel": (sliders.pixel_by_pixel(writing(), n=3), "pixels", 8),
+        "pixel by pixel, temperature": (sliders.pixel_by_pixel(writing(), n=3), "temperature", 0.2),
+        "expected, row": (sliders.expected(writing(), many), "row", 2),
+        "expected, column": (sliders.expected(writing(), many), "column", 7),
+        "continued, rows": (sliders.continued(writing(), many, n=3), "kept", 2),
+        "continued, draw": (sliders.continued(writing(), many, n=3), "draw", 7),
+        "passes, on the way": (sliders.passes(masking(), n=3), "share", 2),
+        "passes, how many": (sliders.passes(masking(), n=3), "steps", 2),
+        "holes, side": (sliders.holes(masking(), many, n=3), "side", 2),
+        "holes, share": (sliders.holes(masking(), many, n=3), "share", 1.0),
         "class": (sliders.chosen(tiny_flow(classes=10).eval(), data.DIGITS, n=4), "class", 8),
         "pair": (sliders.chosen(tiny_flow((1, 8, 16), classes=10, parts=2).eval(), data.DIGITS, n=4), "right", 2),
         "walk, step": (sliders.walk(model, images[0], directions), "step", 1.5),

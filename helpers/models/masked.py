@@ -22,7 +22,7 @@ from helpers.models.settings import Count, Rest, Size, Weight
 class MaskedConfig(WordsConfig):
     """A reader of texts with holes, and the codebook that they are written in."""
 
-    reader_width: Size = 160
+    reader_width: Size = 128
     reader_layers: Size = 4
     reader_heads: Size = 4
     dropout: Rest = 0.1
@@ -89,7 +89,7 @@ class MaskedWords(Worded):
 
     @property
     def passes(self) -> int:
-        return self.config.steps
+        return min(self.config.steps, self.latent_dim)
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """-log p of the hidden words, in nats a word, a share of them hidden that is drawn anew for each image."""
@@ -103,7 +103,8 @@ class MaskedWords(Worded):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None, steps: int | None = None, start=None, known=None) -> torch.Tensor:
         """n images in [0, 1] in `steps` passes. start (n, C, H, W) and known (H, W): where all pixels of a word are known, it is as given."""
-        if not 1 <= (steps or self.config.steps) <= self.latent_dim:
+        steps = self.passes if steps is None else steps
+        if not 1 <= steps <= self.latent_dim:
             raise UserError(f"{steps} steps were asked for: take a number from 1 to {self.latent_dim}, the number of words.")
         check_labels(self, labels, n)
         label, size, parts = self._label(labels, n), at_once(self.device, 250), []
@@ -113,7 +114,7 @@ class MaskedWords(Worded):
             given = torch.where(whole, self.encode(start * known), given)
         for low in range(0, n, size):
             some = slice(low, low + size)
-            *_, words = self.drafts(label[some], temperature, steps or self.config.steps, given[some])
+            *_, words = self.drafts(label[some], temperature, steps, given[some])
             parts.append(self.decode(words))
         return torch.cat(parts)
 
