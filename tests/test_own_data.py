@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw
 from test_cli import run
 
 from helpers import UserError, data, own_data, recipes, weights
+from helpers.models.autoregressive import Pixels
+from helpers.models.masked import MaskedWords
 from helpers.show import sliders
 
 # ---- a folder
@@ -310,6 +312,10 @@ def explorer_of(model, dataset):
         return sliders.classes_and_noise(model, dataset.classes), "noise"
     if model.labelled and hasattr(model.config, "guidance"):
         return sliders.guided(model, dataset.classes), "noise"
+    if isinstance(model, MaskedWords):
+        return sliders.passes(model), "share"
+    if isinstance(model, Pixels):
+        return sliders.pixel_by_pixel(model), "pixels"
     if model.labelled:
         return sliders.chosen(model, dataset.classes), "temperature"
     return sliders.temperature(model), "temperature"

@@ -15,6 +15,11 @@ from helpers.training import aside
 UNKNOWN = 0.3  # the grey of what is not there yet
 
 
+def in_turn(model, n: int):
+    """The labels 0, 1, ... of n images, where the model is told some."""
+    return torch.arange(n, device=model.device) % model.config.classes if model.labelled else None
+
+
 def pixel_by_pixel(model, n: int = 8, last: int = 20) -> Explorer:
     """n images on their way, pixel after pixel: sliders for how many are drawn, for the temperature, for the draw."""
     height, width = model.config.image_shape[1:]
@@ -22,7 +27,7 @@ def pixel_by_pixel(model, n: int = 8, last: int = 20) -> Explorer:
     @lru_cache(maxsize=8)
     def drawn(temperature, draw):
         torch.manual_seed(draw)
-        return model.sample(n, temperature)
+        return model.sample(n, temperature, in_turn(model, n))
 
     def draw(model, pixels, temperature, draw):
         images = drawn(temperature, draw)
@@ -150,7 +155,7 @@ def passes(model, n: int = 8, last: int = 20) -> Explorer:
     def drawn(steps, temperature, draw):
         torch.manual_seed(draw)
         empty = torch.full((n, model.latent_dim), model.config.codes, device=model.device)
-        return [empty, *model.drafts(model._label(None, n), temperature, steps, empty)]
+        return [empty, *model.drafts(model._label(in_turn(model, n), n), temperature, steps, empty)]
 
     def draw(model, share, steps, temperature, draw):
         texts = drawn(steps, temperature, draw)
