@@ -58,6 +58,8 @@ def load_model(weights, device="cpu"):
         info = json.loads(header["info"])
     except Exception as error:  # a damaged or foreign file can raise nearly anything
         raise UserError(f"{path} is damaged or not a model of this project ({type(error).__name__}): fetch or train it again.") from None
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise UserError(f"{path} holds numbers that are not finite: its training broke. Train it again, at a lower learning rate.")
     return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), info
 
 

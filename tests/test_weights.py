@@ -47,6 +47,15 @@ def test_weights_that_are_damaged_or_unknown(saved):
         weights.load_model("realnvp-mnits")
 
 
+def test_weights_of_a_training_that_broke_are_said_to_be_so(saved):
+    model, path = saved
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    weights.save_model(model, path, {"dataset": "digits"})
+    with pytest.raises(UserError, match="not finite"):
+        weights.load_model(path)
+
+
 def test_shipped_weights_are_checked(saved, tmp_path, monkeypatch):
     _, path = saved
     monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
