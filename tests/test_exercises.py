@@ -66,10 +66,10 @@ def hopped(mean_velocity, x, steps, ahead=1, length=None):
     return x
 
 
-def written(next_logits, n, length, temperature, pick=lambda odds: torch.multinomial(odds, 1)):
+def written(next_logits, n, length, temperature, pick=lambda odds: torch.multinomial(odds, 1), later=None):
     words = torch.zeros(n, 0, dtype=torch.long)
-    for _ in range(length):
-        words = torch.cat([words, pick((next_logits(words) / temperature).softmax(1))], dim=1)
+    for i in range(length):
+        words = torch.cat([words, (later if i and later else pick)((next_logits(words) / temperature).softmax(1))], dim=1)
     return words
 
 
@@ -162,6 +162,8 @@ MISTAKES = [  # of which exercise, the answer, a word of the reason
     ("score", lambda x, v, t: -x, "autograd"),
     ("chain", lambda white, image: math.prod(white(image[:i]) for i in range(4)), "1 - next_white"),
     ("chain", lambda white, image: white(image), "at most three"),
+    ("chain", lambda white, image: SOLUTIONS["chain"](lambda before: white(before[::-1]), image), "white first one"),
+    ("chain", lambda white, image: SOLUTIONS["chain"](lambda before: white(tuple(sorted(before))[::-1]), image), "in this order"),
     ("chain", lambda white, image: math.prod(white(()) if pixel else 1 - white(()) for pixel in image), "0.3024"),
     ("bits", lambda logits, x: F.cross_entropy(logits.flatten(0, 1), x.flatten()), "in nats"),
     ("bits", lambda logits, x: 5 * SOLUTIONS["bits"](logits, x), "number of its pixels"),
@@ -174,9 +176,11 @@ MISTAKES = [  # of which exercise, the answer, a word of the reason
     ("draw", lambda logits, n, length, t: written(logits, n, length, t, pick=lambda odds: odds.argmax(1, keepdim=True)), "likeliest"),
     ("draw", lambda logits, n, length, t: written(logits, n, length, 1 / t), "divide the logits"),
     ("draw", lambda logits, n, length, t: written(logits, n, length, 1.0), "squared"),
+    ("draw", lambda logits, n, length, t: written(logits, n, length, t, later=lambda odds: odds.argmax(1, keepdim=True)), "likeliest"),
     ("draw", lambda logits, n, length, t: torch.multinomial(logits(torch.zeros(n, 0).long()).softmax(1), length, replacement=True), "knowing"),
     ("settle", lambda logits, words, hidden, keep: logits.argmax(2), "stays"),
     ("settle", lambda logits, words, hidden, keep: torch.where(words == hidden, logits.argmax(2), words), "two hidden words"),
+    ("settle", lambda logits, words, hidden, keep: SOLUTIONS["settle"](logits, words, 5, keep), "stays"),
     ("settle", lambda logits, words, hidden, keep: settled(logits.amax(2), logits, words, hidden, keep), "don't compare"),
     ("settle", lambda logits, words, hidden, keep: settled(-logits.softmax(2).amax(2), logits, words, hidden, keep), "highest probability"),
     ("settle", lambda logits, words, hidden, keep: settled(logits.softmax(2).amax(2), -logits, words, hidden, keep), "largest logit"),

@@ -254,9 +254,10 @@ class Pixels(Model):
     @torch.no_grad()
     def log_prob(self, images, labels=None, samples: int = 1) -> torch.Tensor:
         """log p(x) in nats, (N,), of the 8-bit or binary image itself: exact, whatever the number of samples."""
-        lines = self.lines(images)
-        index = torch.arange(lines.numel(), device=lines.device)
-        return -self.nats(lines, self._label(labels, len(lines)), index).view(len(lines), -1).sum(1)
+        lines, found = self.lines(images), []
+        for part, label in zip(lines.split(100), self._label(labels, len(lines)).split(100), strict=True):  # a window a pixel is much memory
+            found.append(-self.nats(part, label, torch.arange(part.numel(), device=part.device)).view(len(part), -1).sum(1))
+        return torch.cat(found)
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None, start=None, known=None) -> torch.Tensor:

@@ -337,7 +337,7 @@ def rows_and_neighbours():
 def masked_passes():
     """Sixteen words in four passes: all hidden, the surest settled first, none hidden in the end."""
     figure, axis = canvas(11, 3.2)
-    settled = [(), (5, 10), (1, 4, 5, 6, 9, 10, 13), tuple(range(16))]
+    settled = [(), (5, 6, 10), (1, 4, 5, 6, 9, 10, 13, 15), tuple(range(16))]
     for step, done in enumerate(settled):
         fresh = set(done) - set(settled[step - 1]) if step else set()
         colours = [[CHANGED if 4 * i + j in fresh else KEPT if 4 * i + j in done else UNSEEN for j in range(4)] for i in range(4)]

@@ -185,5 +185,8 @@ def holes(model, images, n: int = 5, last: int = 20) -> Explorer:
         return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
 
     controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider), "side": choice("hidden side", 0, diffusion.SIDES)}
-    controls |= {"share": slider("share hidden", 0.5, 0.1, 1.0, 0.1), "steps": slider("passes", model.passes, 1, min(16, model.latent_dim), 1, widgets.IntSlider)}
+    controls |= {
+        "share": slider("share hidden", 0.5, 0.1, 1.0, 0.1),
+        "steps": slider("passes", model.passes, 1, min(16, model.latent_dim), 1, widgets.IntSlider),
+    }
     return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
