@@ -111,9 +111,10 @@ def test_passes_that_there_are_not_are_a_sentence(steps):
         small().sample(2, steps=steps)
 
 
-def test_it_starts_from_a_codebook_alone():
+def test_it_starts_from_a_codebook_or_from_itself():
     with pytest.raises(UserError, match="VQVAE"):
         MaskedWords.settings_from(VAE, VAEConfig())
-    assert MaskedWords.settings_from(VQVAE, VQVAEConfig(codes=77))["codes"] == 77
+    assert MaskedWords.settings_from(VQVAE, VQVAEConfig(codes=77)) == {"width": 32, "blocks": 1, "codes": 77, "code_width": 16, "decay": 0.99}
+    assert MaskedWords.settings_from(MaskedWords, SMALL)["reader_width"] == 16
     with pytest.raises(UserError, match="heads"):
         small(reader_heads=3)

@@ -74,9 +74,10 @@ class MaskedWords(Worded):
 
     @classmethod
     def settings_from(cls, kind: type, config) -> dict:
-        if kind is not VQVAE:
+        if kind not in (VQVAE, cls):
             raise UserError(f"Masked words start from a VQVAE, and these weights are of a {kind.__name__}.")
-        return {field.name: getattr(config, field.name) for field in fields(WordsConfig) if field.name != "image_shape"}
+        own = fields(WordsConfig if kind is VQVAE else cls.Config)  # the words alone, or all: then the training goes on
+        return {field.name: getattr(config, field.name) for field in own if field.name not in ("image_shape", "classes", "parts")}
 
     def players(self) -> list[Player]:
         return [Player("", self.reader, self.loss)]
