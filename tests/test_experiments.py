@@ -173,8 +173,7 @@ def test_a_missing_record_says_how_to_make_it(tmp_path, monkeypatch):
 
 def test_no_two_experiments_share_a_name():
     """A union of dicts would keep the later one, in silence."""
-    modules = (experiments.flows, experiments.matching, experiments.autoencoders, experiments.latents, experiments.gans)
-    names = [name for module in modules for name in [*module.EXPERIMENTS, *module.MEASUREMENTS]]
+    names = [name for module in experiments.NOTEBOOKS for name in [*module.EXPERIMENTS, *module.MEASUREMENTS]]
     assert sorted(names) == sorted(set(names)) == sorted([*experiments.EXPERIMENTS, *experiments.MEASUREMENTS])
 
 

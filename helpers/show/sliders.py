@@ -271,10 +271,10 @@ def dimensions(model, images, order, names=None, reach: float = 3.0) -> Explorer
 def rate_distortion(models: dict, images, points: dict, n: int = 6, seed: int = 0) -> Explorer:
     """Along models of several β, label -> VAE: the point on the curve of rate and distortion, images rebuilt, and samples.
 
-    points: label -> (rate, distortion) in nats, of the same labels as `models`.
+    points: label -> (rate, distortion) in nats, of all of these labels, and maybe of more.
     """
-    if list(models) != list(points):
-        raise UserError(f"Models {', '.join(models)} but points {', '.join(points)} were given: give one of each, in the same order.")
+    if not set(models) <= set(points):
+        raise UserError(f"Models {', '.join(models)} but points {', '.join(points)} were given: give a point for each model.")
     labels, first = list(models), next(iter(models.values()))
     noise = noise_of(first, n, seed)
     background, place = plots.curve_map(points, "rate: KL, nats an image", "distortion: reconstruction, nats an image")
