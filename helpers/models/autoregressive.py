@@ -206,6 +206,10 @@ class Pixels(Model):
     def likelihood(self):
         return "nats" if self.config.levels == 2 else "bits/dim"
 
+    @property
+    def passes(self) -> int:
+        return math.prod(self.config.image_shape)
+
     def lines(self, images):
         """Images as rows of whole numbers (N, H, W * C)."""
         if self.config.levels == 2:
