@@ -25,6 +25,7 @@ BOOKS = {  # what each notebook trains: recipe, settings
     "03_fvae_betavae": [("vae", {"network": "mlp", "width": 256}), ("fvae", {}), ("betavae", {"network": "mlp", "width": 256})],
     "04_gans": [("gan", {}), ("cgan", {})],
     "05_flow_matching": [("matching-conditional", {})],
+    "06_autoregressive": [("pixels", {})],
 }
 VIEWS = {
     "view",
