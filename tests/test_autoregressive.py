@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import stir
 
-from helpers import UserError, measures
+from helpers import UserError, measures, recipes, weights
 from helpers.models.autoregressive import NETWORKS, Gated, PixelConfig, Pixels
 
 SMALL = PixelConfig((1, 6, 7), width=16, layers=2, heads=2, near=16, blocks=3, reach=2, above=2)
@@ -117,6 +117,15 @@ def test_it_starts_with_how_often_each_value_occurs():
     model.initialize(images)
     nats = -model.log_prob(images).mean().item() / 42
     assert nats == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), abs=0.2)
+
+
+def test_a_training_that_starts_from_trained_weights_keeps_the_last_layer(digits, tmp_path):
+    trained, _ = recipes.recipe("pixels", "smoke", digits)
+    weights.save_model(stir(trained), tmp_path / "trained.safetensors", {"dataset": "digits", "seconds": 1.0})
+    model, _ = recipes.recipe("pixels", "smoke", digits)
+    weights.start_from(model, tmp_path / "trained.safetensors")
+    model.initialize(digits.train_images[:100])
+    assert all(torch.equal(one, other) for one, other in zip(trained.state_dict().values(), model.state_dict().values(), strict=True))
 
 
 def test_a_binary_image_is_measured_in_nats_and_an_8_bit_image_in_bits(digits):

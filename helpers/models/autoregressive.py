@@ -51,6 +51,12 @@ class Values(nn.Embedding):
             self.weight.copy_(torch.cat([torch.zeros(1, 8), waves]))
 
 
+class Last(nn.Linear):
+    """The layer that says how likely each value is."""
+
+    started = False  # from trained weights, which `Pixels.initialize` must leave as they are
+
+
 class Residual(nn.Module):
     """x (..., W) to the same, plus what two layers make of it."""
 
@@ -84,7 +90,7 @@ class Rows(nn.Module):
         seen = self.above * (2 * self.reach + 1) + self.reach
         self.seen = nn.Linear(8 * seen, config.near)
         self.thoughts = nn.Sequential(*(Residual(config.near) for _ in range(config.blocks)), nn.LayerNorm(config.near))
-        self.last = nn.Linear(config.near, config.levels)
+        self.last = Last(config.near, config.levels)
         wide = self.across + 2 * self.reach  # a row with its margins
         window = [wide * (dy - self.above) + dx for dy in range(self.above) for dx in range(-self.reach, self.reach + 1)]
         self.register_buffer("window", torch.tensor(window + list(range(-self.reach, 0))), persistent=False)
@@ -165,7 +171,7 @@ class PixelCNN(nn.Module):
         self.above, self.beside = nn.Conv2d(8, config.near, (2, 3)), nn.Conv2d(8, config.near, (1, 2))
         distances = [(1, 2, 1, 4)[i % 4] for i in range(config.blocks)]
         self.layers = nn.ModuleList(Gated(config.near, distance, max(1, config.classes)) for distance in distances)
-        self.last = nn.Linear(config.near, config.levels)
+        self.last = Last(config.near, config.levels)
 
     def forward(self, lines, label, index):
         x = self.value(lines + 1).permute(0, 3, 1, 2)
@@ -227,6 +233,8 @@ class Pixels(Model):
     @torch.no_grad()
     def initialize(self, images, labels=None) -> None:
         """The last layer starts with how often each value occurs."""
+        if self.network.last.started:
+            return
         count = torch.bincount(self.lines(images).flatten(), minlength=self.config.levels) + 1
         self.network.last.bias.copy_((count / count.sum()).log())
         nn.init.zeros_(self.network.last.weight)
