@@ -122,7 +122,7 @@ WRITING = TrainConfig(batch_size=32, learning_rate=2e-2, optimizer="muon")
 PIXELS = Recipe(
     Pixels,
     ({"width": 16, "layers": 1, "heads": 2, "near": 16, "blocks": 1}, replace(SMOKE, optimizer="muon")),
-    ({}, replace(WRITING, epochs=1, average=0.99, train_images=12_000, reports_per_epoch=4)),
+    ({}, replace(WRITING, epochs=1, average=0.99, train_images=10_000, reports_per_epoch=4)),
     ({"width": 256, "layers": 6, "near": 192}, replace(WRITING, epochs=12, batch_size=128, average=0.999)),
 )
 READER = TrainConfig(learning_rate=4e-3, compile=False)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers import data, recipes
+from helpers import data, recipes, weights
 from helpers.models.flows import RealNVP, RealNVPConfig
 
 
@@ -20,6 +20,15 @@ def stir(module, amount=0.1):
         for parameter in module.parameters():
             parameter += amount * torch.randn_like(parameter)
     return module
+
+
+def started(name: str, first: str, dataset, folder):
+    """A smoke model `name` that starts from an untrained `first`: both, how to train it, and what it says of its start."""
+    path = folder / f"{first}.safetensors"
+    begun, _ = recipes.recipe(first, "smoke", dataset)
+    weights.save_model(begun, path, {"dataset": dataset.name, "seconds": 1.0})
+    model, config = recipes.recipe(name, "smoke", dataset, weights.settings_from(name, path))
+    return begun, model, config, weights.start_from(model, path)
 
 
 @pytest.fixture(scope="session")

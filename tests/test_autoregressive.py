@@ -146,6 +146,12 @@ def test_a_float_image_is_put_into_its_bin():
     assert torch.equal(model.images(model.lines(images)), images / 255)
 
 
+@pytest.mark.parametrize("asked", [{"n": 0}, {"temperature": -1.0}, {"known": torch.zeros(6, 7, dtype=torch.bool)}])
+def test_a_drawing_that_there_is_not_is_a_sentence(asked):
+    with pytest.raises(UserError):
+        small().sample(**{"n": 2} | asked)
+
+
 @pytest.mark.parametrize("changes", [{"heads": 3}, {"parts": 2, "classes": 2}, {"levels": 16}, {"near": 0}, {"network": "lstm"}])
 def test_settings_that_make_no_model_are_a_sentence(changes):
     with pytest.raises(UserError):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import stir
+from conftest import started, stir
 
-from helpers import UserError, recipes, training, weights
+from helpers import UserError, training, weights
 from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
 from helpers.models.hierarchical import FVAE
 from helpers.models.latent import LatentConfig, LatentMatching
@@ -53,11 +53,7 @@ def test_codes_go_to_noise_and_back(images):
 
 
 def test_training_leaves_the_autoencoder_alone(digits, tmp_path):
-    coder, config = recipes.recipe("vae", "smoke", digits)
-    weights.save_model(coder, tmp_path / "vae.safetensors", {"dataset": "digits", "seconds": 1.0})
-    settings = weights.settings_from("latent-conditional", tmp_path / "vae.safetensors")
-    model, config = recipes.recipe("latent-conditional", "smoke", digits, settings)
-    start = weights.start_from(model, tmp_path / "vae.safetensors")
+    coder, model, config, start = started("latent-conditional", "vae", digits, tmp_path)
     assert all(torch.equal(tensor, coder.state_dict()[name]) for name, tensor in model.coder.state_dict().items())
     record = training.fit(model, digits, config, start=start, progress=False)
     assert all(torch.equal(tensor, coder.state_dict()[name]) for name, tensor in model.coder.state_dict().items())

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import stir
+from conftest import started, stir
 
-from helpers import UserError, recipes, training, weights
+from helpers import UserError, training
 from helpers.models.autoencoders import VAE, VAEConfig
 from helpers.models.codebook import VQVAE, VQVAEConfig
 from helpers.models.masked import MaskedConfig, MaskedWords, hidden_share
@@ -95,14 +95,16 @@ def test_a_hole_is_filled_from_all_sides():
 
 
 def test_training_leaves_the_codebook_alone(digits, tmp_path):
-    trained, _ = recipes.recipe("vqvae", "smoke", digits)
-    weights.save_model(trained, tmp_path / "vqvae.safetensors", {"dataset": "digits", "seconds": 1.0})
-    settings = weights.settings_from("masked", tmp_path / "vqvae.safetensors")
-    model, config = recipes.recipe("masked", "smoke", digits, settings)
-    start = weights.start_from(model, tmp_path / "vqvae.safetensors")
+    trained, model, config, start = started("masked", "vqvae", digits, tmp_path)
     training.fit(model, digits, config, progress=False, start=start)
     for name, tensor in trained.autoencoder.state_dict().items():
         assert torch.equal(tensor, model.autoencoder.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("asked", [{"n": 0}, {"temperature": -1.0}, {"start": torch.zeros(2, 1, 16, 16)}])
+def test_a_drawing_that_there_is_not_is_a_sentence(asked):
+    with pytest.raises(UserError):
+        small().sample(**{"n": 2} | asked)
 
 
 @pytest.mark.parametrize("steps", [-1, 0, 17])

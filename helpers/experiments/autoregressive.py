@@ -64,8 +64,8 @@ def passes(device) -> dict:
 
 
 def holes(device) -> dict:
-    """Half of 300 digits hidden and filled in, by pixels or words in reading order or by masked words: whether the judge still reads the class."""
-    rows, n = [], 300
+    """Half of 1,000 digits hidden and filled in, by pixels or words in reading order or by masked words: whether the judge still reads the class."""
+    rows, n = [], 1_000
     dataset = data.load("mnist", device=device)
     images, labels = (part[:n] for part in dataset.part("validation"))
     reader = measures.judge(dataset)

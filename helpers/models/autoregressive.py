@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.models.layers import Block, at_once, check_images, check_labels, levels, pixels
+from helpers.models.layers import Block, at_once, check_draw, check_images, check_labels, levels, pick, pixels
 from helpers.models.model import Model
 from helpers.models.settings import Count, Rest, Size, Within
 
@@ -274,7 +274,10 @@ class Pixels(Model):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None, start=None, known=None) -> torch.Tensor:
         """n images in [0, 1]. start (n, C, H, W) and known (H, W): those pixels are as given; one drawn knows of them what comes before it."""
+        check_draw(n, temperature)
         check_labels(self, labels, n)
+        if (start is None) != (known is None):
+            raise UserError("start and known go together: the pixels, and which of them are known.")
         label, parts, size = self._label(labels, n), [], at_once(self.device, 250)
         given = None if start is None else self.lines(start)
         known = torch.zeros(self.config.image_shape[1:], dtype=torch.bool) if known is None else known.cpu()
@@ -293,8 +296,7 @@ class Pixels(Model):
                     lines[:, row, column] = given[:, row, column]
                 if there and column:  # at the start of a row the network reads the row before
                     continue
-                logits = self.network.next(lines, label, row, column, kept).float()
+                logits = self.network.next(lines, label, row, column, kept)
                 if not there:
-                    drawn = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0] if temperature else logits.argmax(1)
-                    lines[:, row, column] = drawn
+                    lines[:, row, column] = pick(logits, temperature)
         return lines

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import distributed, nn
 
 from helpers import UserError
-from helpers.models.layers import ELU, Block, GatedBlock, check_labels, pixels
+from helpers.models.layers import ELU, Block, GatedBlock, check_draw, check_labels, pick, pixels
 from helpers.models.model import Model, Player
 from helpers.models.settings import Count, Rest, Size, Weight, Within
 
@@ -145,11 +145,7 @@ class Prior(nn.Module):
             x = x + self.place[i]
             for j, block in enumerate(self.blocks):
                 x, kept[j] = block(x, kept[j])
-            if i < given:
-                word = start[:, i]
-            else:
-                logits = self.last(x)[:, 0].float()
-                word = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0] if temperature else logits.argmax(1)
+            word = start[:, i] if i < given else pick(self.last(x)[:, 0], temperature)
             words.append(word)
             x = self.word(word)[:, None]
         return torch.stack(words, dim=1)
@@ -326,10 +322,7 @@ class VQVAE(Worded):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None, start=None) -> torch.Tensor:
         """n images in [0, 1] of words that the prior writes; start (n, k): the first k words as given."""
-        if n < 1:
-            raise UserError(f"{n} samples were asked for: ask for at least 1.")
-        if not 0 <= temperature < math.inf:
-            raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
+        check_draw(n, temperature)
         check_labels(self, labels, n)
         label, parts = self._label(labels, n), []
         for low in range(0, n, 250):

@@ -78,12 +78,25 @@ def check_latents(z, size) -> None:
         raise UserError(f"Latents of shape {tuple(z.shape)} were given: this model takes (N, {size}).")
 
 
-def prior_noise(model, n: int, temperature: float) -> torch.Tensor:
-    """(n, model.latent_dim) from a normal distribution of standard deviation `temperature`."""
+def check_draw(n: int, temperature: float) -> None:
+    """UserError unless at least one sample is asked for, at a temperature from 0 up."""
     if n < 1:
         raise UserError(f"{n} samples were asked for: ask for at least 1.")
     if not 0 <= temperature < math.inf:
         raise UserError(f"The temperature {temperature} was given: take a number from 0 up, 1 being the model's own.")
+
+
+def pick(logits, temperature: float) -> torch.Tensor:
+    """Whole numbers (...) drawn from logits (..., K) divided by the temperature; at 0 the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    odds = (logits.float() / temperature).softmax(-1)
+    return torch.multinomial(odds.flatten(0, -2), 1).view(logits.shape[:-1])
+
+
+def prior_noise(model, n: int, temperature: float) -> torch.Tensor:
+    """(n, model.latent_dim) from a normal distribution of standard deviation `temperature`."""
+    check_draw(n, temperature)
     # drawn on the processor: one seed, one picture, on any device
     return temperature * torch.randn(n, model.latent_dim, dtype=model.dtype).to(model.device)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from helpers import UserError
 from helpers.models.codebook import VQVAE, Worded, WordsConfig
-from helpers.models.layers import Block, at_once, check_labels
+from helpers.models.layers import Block, at_once, check_draw, check_labels, pick
 from helpers.models.model import Player
 from helpers.models.settings import Count, Rest, Size, Weight
 
@@ -104,7 +104,10 @@ class MaskedWords(Worded):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels=None, steps: int | None = None, start=None, known=None) -> torch.Tensor:
         """n images in [0, 1] in `steps` passes. start (n, C, H, W) and known (H, W): where all pixels of a word are known, it is as given."""
+        check_draw(n, temperature)
         steps = self.passes if steps is None else steps
+        if (start is None) != (known is None):
+            raise UserError("start and known go together: the pixels, and which of them are known.")
         if not 1 <= steps <= self.latent_dim:
             raise UserError(f"{steps} steps were asked for: take a number from 1 to {self.latent_dim}, the number of words.")
         check_labels(self, labels, n)
@@ -126,7 +129,7 @@ class MaskedWords(Worded):
         for step in range(1, steps + 1):
             hidden = words == self.config.codes
             logits = self.reader(words, label).float()
-            guess = torch.distributions.Categorical(logits=logits / temperature).sample() if temperature else logits.argmax(2)
+            guess = pick(logits, temperature)
             sure = logits.log_softmax(2).gather(2, guess[..., None])[..., 0]
             luck = -torch.empty_like(sure).exponential_().log()  # Gumbel's
             sure = (sure + self.config.chance * (1 - step / steps) * luck).masked_fill(~hidden, math.inf)
