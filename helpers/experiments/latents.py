@@ -139,7 +139,8 @@ def kl_parts(device) -> dict:
     rows, images = [], data.load("mnist", device=device).test_images
     for beta in BETAS:
         name = "betavae-mnist" + f"-{beta:g}" * (beta != 4)
-        if name not in weights.shipped():  # of some only the record is kept
+        if name not in weights.shipped():
+            print(f"{name} is not shipped any more: left out")
             continue
         model, _ = weights.load_model(name, device)
         rows.append({"weights": name, "beta": beta} | measures.kl_parts(model, images) | measures.elbo(model, images))
