@@ -285,7 +285,7 @@ async ([id, drawn]) => {  // a slider moved at every frame for two seconds: pict
 DRAGS = {  # slider -> what changes with each picture, and how many a second there are at least
     "vae-z{first}": ("window.playground.digit.root.dataset.drawn", 20),
     "gan-truncation": ("window.playground.clothes.root.dataset.drawn", 10),
-    "flow-guidance": ("window.playground.flow.rough", 2),
+    "flow-guidance": ("window.playground.flow.rough", 4),
 }
 
 

@@ -16,6 +16,7 @@ from helpers.models.layers import pixels
 from helpers.models.matching import Matching, PathConfig
 from helpers.models.model import Player
 from helpers.models.settings import Count, Share, Size
+from helpers.models.velocities import waves
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class CodeVelocity(nn.Module):
     def __init__(self, config: LatentConfig):
         super().__init__()
         self.labels = config.classes**config.parts if config.classes else 0
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, 5, 16)), persistent=False)
+        self.register_buffer("frequencies", waves(5, 16), persistent=False)
         self.first = nn.Linear(config.latent, config.width)
         self.time = nn.Linear(32, config.width)
         self.label = nn.Embedding(self.labels + 1, config.width)

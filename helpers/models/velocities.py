@@ -26,6 +26,11 @@ class Modulated(nn.Module):
         return x + self.conv_told(F.silu(self.norm_told(h) * (1 + scale) + shift))
 
 
+def waves(last: float, n: int) -> torch.Tensor:
+    """n frequencies from 1 to exp(last), in even ratios; by way of float64, so that every processor rounds them alike."""
+    return torch.linspace(0, last, n, dtype=torch.float64).exp().float()
+
+
 class Velocity(nn.Module):
     """v(x, t, label) of images: what a network is told of time and label; `network(x, told)` is a family's own.
 
@@ -36,7 +41,7 @@ class Velocity(nn.Module):
         super().__init__()
         fine, told = config.width[0], 2 * config.width[1]
         self.labels = config.classes**config.parts if config.classes else 0
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1_000), fine)), persistent=False)
+        self.register_buffer("frequencies", waves(math.log(1_000), fine), persistent=False)
         self.time = nn.Sequential(nn.Linear(2 * fine, told), nn.SiLU(), nn.Linear(told, told))
         self.label = nn.Embedding(self.labels + 1, told)
 

@@ -247,7 +247,8 @@ def train_step(run: Training, images, labels) -> dict[str, torch.Tensor]:
         state.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(player.network.parameters(), config.clip_norm)
         found["gradient_norm"] = norm.nan_to_num(0, 0) if state.scaler.is_enabled() else norm  # what overflows is not stepped, and scaled less
-        state.scaler.step(optimizer)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):  # Muon's products, as Jordan 2024 has them
+            state.scaler.step(optimizer)
         terms |= {f"{player.name}_{name}".lstrip("_"): term.detach() for name, term in found.items()}
     state.scaler.update()
     run.team.average_buffers(run.model)
