@@ -46,21 +46,39 @@ def load_model(weights, device="cpu"):
         raise UserError(f"There are no weights {str(weights)!r}: {take(str(weights), index or ['(none shipped yet)'])}, or a .safetensors file.")
     content = path.read_bytes()  # once: what is checked is what is used
     if str(weights) in index or (path.resolve().parent == WEIGHTS.resolve() and path.stem in index):
-        found = hashlib.sha256(content).hexdigest()
-        if found != index[path.stem]["sha256"]:
-            raise UserError(f"{path} has the sha256 {found}, not the recorded {index[path.stem]['sha256']}: fetch it again.")
+        check_digest(path, content, index[path.stem]["sha256"])
     try:
         header = metadata(content)
         kind = RECIPES[header["model"]].kind
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()}
         model = kind(kind.Config(**settings))
-        model.load_state_dict(safetensors.torch.load(content))
+        model.load_state_dict(tensors_of(content))
         info = json.loads(header["info"])
+    except UserError:
+        raise
     except Exception as error:  # a damaged or foreign file can raise nearly anything
         raise UserError(f"{path} is damaged or not a model of this project ({type(error).__name__}): fetch or train it again.") from None
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise UserError(f"{path} holds numbers that are not finite: its training broke. Train it again, at a lower learning rate.")
     return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), info
+
+
+def check_digest(path, content: bytes, wanted: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted:
+        raise UserError(f"{path} has the sha256 {found}, not the recorded {wanted}: fetch it again.")
+
+
+def tensors_of(content: bytes) -> dict[str, torch.Tensor]:
+    """The tensors in a .safetensors file, with those that it has from another (see `halved`)."""
+    found, lent = safetensors.torch.load(content), json.loads(metadata(content).get("lent", "{}"))
+    if lent:
+        path = WEIGHTS / f"{lent['by']}.safetensors"
+        lender = path.read_bytes()
+        check_digest(path, lender, lent["sha256"])
+        there = tensors_of(lender)
+        found |= {own: there[name].clone() for own, name in lent["tensors"].items()}  # several may be one there
+    return found
 
 
 def metadata(content: bytes) -> dict[str, str]:
@@ -141,7 +159,8 @@ def record(name: str) -> dict:
 
 def store(name: str, content: bytes, result: dict, changed: dict) -> None:
     """Weights, in half precision, and their record, under `name`, entered in the index; changed: settings of the model that are to be others."""
-    content, result = halved(content, changed), result | {"model_config": result["model_config"] | changed}
+    lender = result.get("start") if result.get("start") != name else None  # whose file is about to be another
+    content, result = halved(content, changed, lender), result | {"model_config": result["model_config"] | changed}
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
     entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
     entry["seconds"] += result.get("seconds_before", 0.0)
@@ -150,17 +169,26 @@ def store(name: str, content: bytes, result: dict, changed: dict) -> None:
     enter(name, entry)
 
 
-def halved(content: bytes, changed: dict | None = None) -> bytes:
+def halved(content: bytes, changed: dict | None = None, lender: str | None = None) -> bytes:
     """A .safetensors file with its float32 tensors in float16: half the size, and read back as float32 of 11 bits.
 
-    changed: settings of its configuration that are to be others.
+    changed: settings of its configuration that are to be others. lender: the weights that its training started from. Where these are
+    shipped, what the training has left as it was is not kept twice: the header says in which file it lies, by its sha256.
     """
-    tensors = {key: value.half() if value.dtype == torch.float32 else value for key, value in safetensors.torch.load(content).items()}
+    tensors = {key: value.half() if value.dtype == torch.float32 else value for key, value in tensors_of(content).items()}
     broken = [key for key, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"{broken[0]} has values beyond the range of half precision (65,504): these weights can't be shipped.")
     header = metadata(content)
     header["config"] = json.dumps(json.loads(header["config"]) | (changed or {}))
+    header.pop("lent", None)
+    if lender in shipped():
+        lending = (WEIGHTS / f"{lender}.safetensors").read_bytes()
+        there = {(value.shape, value.numpy().tobytes()): key for key, value in tensors_of(lending).items() if value.numel() > 1}
+        same = {key: there[found] for key, value in tensors.items() if (found := (value.shape, value.numpy().tobytes())) in there}
+        if same:
+            header["lent"] = json.dumps({"by": lender, "sha256": hashlib.sha256(lending).hexdigest(), "tensors": same})
+            tensors = {key: value for key, value in tensors.items() if key not in same}
     return safetensors.torch.save(tensors, metadata=header)
 
 

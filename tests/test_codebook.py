@@ -9,6 +9,7 @@ from conftest import stir
 from helpers import UserError, measures, recipes, training, weights
 from helpers.experiments.autoregressive import word_sources
 from helpers.models.codebook import VQVAE, Codebook, VQVAEConfig, perplexity
+from helpers.models.layers import attend
 
 SMALL = {"image_shape": (1, 8, 8), "width": 8, "codes": 3, "code_width": 2, "prior_width": 8, "prior_layers": 2, "prior_heads": 2, "dropout": 0.0}
 IMAGES = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -72,6 +73,19 @@ def test_the_prior_is_a_probability_of_texts_and_each_word_is_told_those_before_
     assert (logits[:, 3] - logits[0, 3]).abs().max() > 0.01
     if classes:
         assert not torch.allclose(model.log_prob_of_words(texts, labels), model.log_prob_of_words(texts, labels + 1))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_that_of_pytorch_and_so_are_its_gradients(causal):
+    torch.manual_seed(0)
+    ours = [torch.randn(2, 3, 7, 4, requires_grad=True) for _ in range(3)]
+    theirs = [part.detach().clone().requires_grad_() for part in ours]
+    found = attend(*ours, causal=causal), torch.nn.functional.scaled_dot_product_attention(*theirs, is_causal=causal)
+    torch.testing.assert_close(*found)
+    for attended in found:
+        attended.square().sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
 
 
 def test_texts_are_drawn_with_their_probability():

@@ -107,6 +107,32 @@ def test_half_precision_keeps_what_fits_and_says_what_does_not(saved):
         weights.halved(huge)
 
 
+def test_what_a_training_left_alone_is_not_kept_twice(saved, tmp_path, monkeypatch):
+    """The file of a model that started from shipped weights borrows what is the same in both; of other weights it takes nothing."""
+    model, path = saved
+    for folder in ("WEIGHTS", "RESULTS"):
+        monkeypatch.setattr(weights, folder, tmp_path)
+    result = {"model": "RealNVP", "model_config": {}, "dataset": "digits", "parameters": 1, "seconds": 1.0, "device": "here", "metrics": {"n": 1}}
+    weights.store("first", path.read_bytes(), result, {})
+    model, _ = weights.load_model("first")
+    changed = max(model.state_dict(), key=lambda name: model.state_dict()[name].numel())
+    model.state_dict()[changed].add_(1)
+    weights.save_model(model, tmp_path / "run.safetensors", {"dataset": "digits"})
+    weights.store("second", (tmp_path / "run.safetensors").read_bytes(), result | {"start": "first"}, {})
+    index = weights.shipped()
+    assert index["second"]["bytes"] < index["first"]["bytes"]
+    torch.testing.assert_close(dict(weights.load_model("second")[0].state_dict()), dict(model.state_dict()), rtol=1e-3, atol=1e-3)
+    own = safetensors.torch.load((tmp_path / "second.safetensors").read_bytes())
+    assert [name for name, tensor in own.items() if tensor.numel() > 1] == [changed]
+    weights.store("second", (tmp_path / "second.safetensors").read_bytes(), result | {"start": "second"}, {})  # trained on: it can't lend to itself
+    weights.store("first", (tmp_path / "run.safetensors").read_bytes(), result, {})  # and stands alone, whatever becomes of the first
+    assert weights.load_model("second")[0].state_dict()[changed].isfinite().all()
+    weights.store("second", (tmp_path / "run.safetensors").read_bytes(), result | {"start": "first"}, {})
+    weights.store("first", path.read_bytes(), result, {})
+    with pytest.raises(UserError, match="first.safetensors has the sha256"):
+        weights.load_model("second")
+
+
 def test_every_shipped_file_is_in_order():
     """Index, weights and record agree; the metrics themselves are measured again by `evaluate`."""
     for name, entry in weights.shipped().items():
@@ -116,7 +142,8 @@ def test_every_shipped_file_is_in_order():
         assert entry["metrics"] == record["metrics"] and info["dataset"] == entry["dataset"]
         assert (weights.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8 * 2**20
         assert record["epochs"] and record["seconds"] > 0 and record["device"]
-    assert set(weights.shipped()) == {path.stem for path in weights.WEIGHTS.glob("*.safetensors")}
+    files = list(weights.WEIGHTS.glob("*.safetensors"))
+    assert set(weights.shipped()) == {path.stem for path in files} and sum(path.stat().st_size for path in files) <= 60 * 2**20
 
 
 def records():

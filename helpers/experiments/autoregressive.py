@@ -1,16 +1,36 @@
-"""The comparisons of notebook 06: where words come from, how many passes they need, and who fills a hole."""
+"""The comparisons of notebook 06: which network of pixels, where words come from, how many passes they need, and who fills a hole."""
 
 import json
 import time
+from dataclasses import replace
 
 import torch
 
 from helpers import data, measures, training, weights
 from helpers.experiments.autoencoders import decoded
+from helpers.experiments.row import SEEDS, Row
 from helpers.models import diffusion
+from helpers.models.autoregressive import PixelConfig
+from helpers.models.flows import RealNVPConfig
 from helpers.models.layers import at_once
+from helpers.training import TrainConfig
 
-EXPERIMENTS = {}
+TRAIN = TrainConfig(minutes=4.0, batch_size=32, learning_rate=2e-2, optimizer="muon", average=0.99, reports_per_epoch=4)
+
+
+def networks_of_pixels() -> dict[str, Row]:
+    """Networks for the pixels of digits, four minutes each, and a flow in as many."""
+    ways = {
+        "rows and neighbours": PixelConfig(),
+        "every pixel in every step": PixelConfig(flat=1.0),
+        "gated PixelCNN": PixelConfig(network="pixelcnn", near=32, blocks=7),
+        "RealNVP": RealNVPConfig(couplings=(4, 6), width=(40, 64), mixtures=4),
+    }
+    flow = replace(TRAIN, learning_rate=1.5e-2, batch_size=48)
+    return {way: Row(config, flow if way == "RealNVP" else TRAIN, measure=()) for way, config in ways.items()}
+
+
+EXPERIMENTS = {"networks-of-pixels": (networks_of_pixels, SEEDS[:1])}
 
 
 # ----------------------------------------------------------------------------------------------- of shipped weights
