@@ -159,20 +159,25 @@ def load(name: str, root=None, device="cpu", fallback: str | None = None, valida
             raise
         print(_banner(f"{name.upper()} IS NOT HERE. THIS RUN USES {fallback.upper()} INSTEAD.", str(error)))
         return load(fallback, root, device, validation=validation, seed=seed, size=size)
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
-    train_images, train_labels, test_images, test_labels = tensors[:4]
+    arrays = [np.ascontiguousarray(array) for array in arrays]
+    train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays[:4])
     if name not in NAMES:  # sorted by class as often as not, and measures look at the first few thousand
         mixed = epoch_order(len(test_images), seed, 0)
         test_images, test_labels = test_images[mixed], test_labels[mixed]
-    if len(tensors) > 4 and len(tensors[4]):  # held out by whoever made the folder
-        return Dataset(name, classes, train_images, train_labels, tensors[4], tensors[5], test_images, test_labels).to(device)
+    if len(arrays) > 4 and len(arrays[4]):  # held out by whoever made the folder
+        held = map(torch.from_numpy, arrays[4:])
+        return Dataset(name, classes, train_images, train_labels, *held, test_images, test_labels).to(device)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))
     held_out = min(validation, len(order) // 10)
-    train, held = order[held_out:], order[:held_out]
+    if name in NAMES:
+        train_images = train_images[order]
+    else:  # which may be as large as the memory
+        own_data.arrange(arrays[0], order.tolist())
+    train_labels = train_labels[order]
     return Dataset(
         name, classes,
-        train_images[train], train_labels[train],
-        train_images[held], train_labels[held],
+        train_images[held_out:], train_labels[held_out:],
+        train_images[:held_out], train_labels[:held_out],
         test_images, test_labels,
         strokes=name == "mnist",
     ).to(device)  # fmt: skip

@@ -38,25 +38,41 @@ def read_folder(folder: Path, size: int, cache: Path, seed: int = 0):
     if size not in SIZES:
         raise UserError(f"Pictures of {size}x{size} were asked for: take a size of {', '.join(map(str, SIZES))}.")
     parts, unreadable = _listed(folder)
-    images, reasons = _cached(folder, sorted({path for paths in parts.values() for _, path in paths}), size, cache)
+    images, rows, reasons = _cached(folder, sorted({path for paths in parts.values() for _, path in paths}), size, cache)
     for path, reason in (unreadable | reasons).items():
         print(f"{path} is left out: {reason}.")
-    found = {part: [(label, path) for label, path in paths if path in images] for part, paths in parts.items()}
+    found = {part: [(label, path) for label, path in paths if path in rows] for part, paths in parts.items()}
     classes = tuple(dict.fromkeys(label for label, _ in found["train"]))
     if "test" not in found:
         found = _split(found["train"], seed)
-    arrays, number = [], {label: i for i, label in enumerate(classes)}
-    for part in ("train", "test", "validation")[: len(found)]:
-        known = [(number[label], path) for label, path in found[part] if label in number]
+    names, number, order, labels = ("train", "test", "validation")[: len(found)], {label: i for i, label in enumerate(classes)}, [], {}
+    for part in names:
+        known = [(number[label], rows[path]) for label, path in found[part] if label in number]
         strangers = sorted({label for label, _ in found[part]} - set(classes))
         if strangers:
             print(f"{len(found[part]) - len(known)} {part} pictures are left out: of {', '.join(strangers)} there are none to train on.")
-        pixels = np.stack([images[path] for _, path in known]) if known else np.zeros((0, size, size, 3), np.uint8)
-        arrays += [pixels.transpose(0, 3, 1, 2), np.array([label for label, _ in known], np.int64)]
-    enough(folder, len(arrays[0]), len(arrays[2]))
-    if all((pixels == pixels[:, :1]).all() for pixels in arrays[::2]):
-        arrays[::2] = [pixels[:, :1] for pixels in arrays[::2]]
-    return arrays, classes
+        labels[part] = np.array([label for label, _ in known], np.int64)
+        order += [row for _, row in known]
+    enough(folder, len(labels["train"]), len(labels["test"]))
+    arrange(images, order + sorted(set(range(len(images))) - set(order)))
+    if all((some == some[:, :1]).all() for some in np.array_split(images[: len(order)], 1 + len(order) // 1_000)):
+        images = images[:, :1]
+    ends = np.cumsum([len(labels[part]) for part in names])
+    cut = np.split(images, ends)
+    return [array for i, part in enumerate(names) for array in (cut[i], labels[part])], classes
+
+
+def arrange(images: np.ndarray, order) -> None:
+    """images[order], in its place: a second array beside it might not fit into memory."""
+    moved = np.zeros(len(images), bool)
+    for first in range(len(images)):
+        if moved[first] or order[first] == first:
+            continue
+        held, place = images[first].copy(), first
+        while order[place] != first:
+            images[place], moved[place] = images[order[place]], True
+            place = order[place]
+        images[place], moved[place] = held, True
 
 
 def enough(source, train: int, test: int) -> None:
@@ -142,8 +158,8 @@ def _split(listed, seed: int) -> dict:
 
 
 def _cached(folder: Path, paths: list[Path], size: int, cache: Path):
-    """path -> uint8 (size, size, 3), and path -> reason of those that can't be read; read anew only where a file has changed."""
-    stamps = []
+    """Pictures, uint8 (N, 3, size, size); path -> row; and path -> reason of those that can't be read. Read anew only where a file has changed."""
+    stamps = ["(N, C, H, W)"]
     for path in paths:
         try:
             stat = path.stat()
@@ -155,20 +171,31 @@ def _cached(folder: Path, paths: list[Path], size: int, cache: Path):
     try:
         with np.load(kept, allow_pickle=False) as file:
             if str(file["listing"]) == listing:
-                reasons = {Path(path): reason for path, reason in json.loads(str(file["reasons"])).items()}
-                return dict(zip(map(Path, file["paths"].tolist()), file["images"], strict=True)), reasons
+                images, reasons = file["images"], {Path(path): reason for path, reason in json.loads(str(file["reasons"])).items()}
+                return images, _rows(paths, reasons), reasons
     except Exception:  # not there yet, or cut off: numpy and zipfile each raise their own kinds
         pass
+    images = np.zeros((len(paths), 3, size, size), np.uint8)
+
+    def read(i: int) -> str | None:
+        found = read_picture(paths[i], size)
+        if isinstance(found, str):
+            return found
+        images[i] = found.transpose(2, 0, 1)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = list(bar(pool.map(lambda path: read_picture(path, size), paths), total=len(paths), desc=f"reading {folder.name}", unit="picture"))
-    images = {path: pixels for path, pixels in zip(paths, read, strict=True) if isinstance(pixels, np.ndarray)}
-    reasons = {path: reason for path, reason in zip(paths, read, strict=True) if isinstance(reason, str)}
-    if images:
-        _keep(kept, listing, images, reasons)
-    return images, reasons
+        answers = list(bar(pool.map(read, range(len(paths))), total=len(paths), desc=f"reading {folder.name}", unit="picture"))
+    reasons = {path: reason for path, reason in zip(paths, answers, strict=True) if reason}
+    if len(reasons) < len(paths):
+        _keep(kept, listing=listing, images=images, reasons=json.dumps({str(path): reason for path, reason in reasons.items()}))
+    return images, _rows(paths, reasons), reasons
 
 
-def _keep(kept: Path, listing: str, images: dict, reasons: dict) -> None:
+def _rows(paths, reasons) -> dict:
+    return {path: row for row, path in enumerate(paths) if path not in reasons}
+
+
+def _keep(kept: Path, **arrays) -> None:
     file = None
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -176,14 +203,7 @@ def _keep(kept: Path, listing: str, images: dict, reasons: dict) -> None:
             if time.time() - old.stat().st_mtime > 3_600:
                 old.unlink()
         with tempfile.NamedTemporaryFile(dir=kept.parent, suffix=".part", delete=False) as file:
-            paths = np.array(list(map(str, images)))
-            np.savez(
-                file,
-                listing=listing,
-                paths=paths,
-                images=np.stack(list(images.values())),
-                reasons=json.dumps({str(k): v for k, v in reasons.items()}),
-            )
+            np.savez(file, **arrays)
         os.replace(file.name, kept)
     except OSError as error:
         print(f"What was read can't be kept in {kept.parent} ({error.strerror}): it will be read again next time.")

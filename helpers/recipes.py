@@ -17,9 +17,10 @@ from helpers.models.classifier import Classifier
 from helpers.models.codebook import VQVAE
 from helpers.models.flow_map import FlowMap
 from helpers.models.flows import RealNVP
+from helpers.models.fvae import FVAE
 from helpers.models.gans import GAN
 from helpers.models.growing import ProGAN
-from helpers.models.hierarchical import FVAE, LadderVAE
+from helpers.models.ladder import LadderVAE
 from helpers.models.latent import LatentMatching
 from helpers.models.masked import MaskedWords
 from helpers.models.matching import FlowMatching

@@ -1,15 +1,14 @@
 """What the field has added to the game since, a piece at a time: each does what its paper says."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from conftest import stir
 
 from helpers import UserError, recipes, training, weights
-from helpers.models.gans import GAN, GANConfig, augmented, discriminator_loss, feature_matching, generator_loss, zero_centred_penalty
-from helpers.models.growing import ProGAN, ProGANConfig
+from helpers.models.games import augmented, discriminator_loss, feature_matching, generator_loss, zero_centred_penalty
+from helpers.models.gans import GAN, GANConfig
 
 SMALL = {"image_shape": (1, 8, 8), "latent": 4, "width": 8}
 
@@ -137,8 +136,6 @@ def test_each_of_them_trains(digits, changes):
 def test_what_makes_no_game(changes):
     with pytest.raises(UserError, match="take a number from 0|leave replay"):
         GAN(GANConfig(**SMALL | changes))
-    with pytest.raises(UserError, match="leave attention off"):
-        ProGAN(replace(ProGANConfig((3, 16, 16)), attention=True))
 
 
 def test_stages_halve_the_sides_and_shipped_weights_still_fit():

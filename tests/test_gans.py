@@ -10,20 +10,12 @@ import torch.nn.functional as F
 from conftest import stir
 
 from helpers import UserError, data, measures, recipes, training, weights
-from helpers.models.gans import (
-    GAN,
-    GANConfig,
-    Generator,
-    discriminator_loss,
-    feature_matching,
-    generator_loss,
-    gradient_penalty,
-    other_labels,
-)
+from helpers.models.games import GameConfig, discriminator_loss, feature_matching, generator_loss, gradient_penalty
+from helpers.models.gans import GAN, GANConfig, Generator, other_labels
 from helpers.models.growing import EqualConv, EqualLinear, PixelNorm, ProGAN, ProGANConfig, enlarge, minibatch_deviation, shrink, sides
 from helpers.training import reports
 
-OBJECTIVES = get_args(GANConfig.__annotations__["objective"])
+OBJECTIVES = get_args(GameConfig.__annotations__["objective"])
 
 SMALL = {"image_shape": (1, 8, 8), "latent": 6, "width": 4}
 IMAGES = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -409,7 +401,7 @@ BAD = {
     "α = 1.5": lambda: growing().decode(torch.zeros(2, 6).double(), resolution=8, alpha=1.5),
     "α = -0.1": lambda: growing().grow(1, -0.1),
     "batch of 1 image": lambda: minibatch_deviation(torch.zeros(1, 2, 4, 4)),
-    "A ProGAN knows no labels": lambda: ProGAN(ProGANConfig(classes=10)),
+    "A progan has no setting 'spectral_norm'": lambda: recipes.settings_of("progan", ["spectral_norm=True"]),
     "stage_steps = 0": lambda: ProGAN(ProGANConfig(stage_steps=0)),
 }
 

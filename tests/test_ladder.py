@@ -8,7 +8,7 @@ from conftest import stir
 from torch.distributions import Normal, kl_divergence
 
 from helpers import UserError, measures, recipes, training
-from helpers.models.hierarchical import LEVELS, LadderConfig, LadderVAE
+from helpers.models.ladder import LEVELS, LadderConfig, LadderVAE
 
 SMALL = {"image_shape": (1, 8, 8), "layers": (1, 1, 2), "latents": (3, 2, 1), "width": 8}
 IMAGES = 255 * torch.randint(0, 2, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))  # binary already

@@ -6,7 +6,7 @@ from conftest import started, stir
 
 from helpers import UserError, training, weights
 from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAEConfig
-from helpers.models.hierarchical import FVAE
+from helpers.models.fvae import FVAE
 from helpers.models.latent import LatentConfig, LatentMatching
 
 CODERS = [VAE(VAEConfig((1, 8, 8), latent=4, width=8)), Autoencoder(AutoencoderConfig((1, 8, 8), latent=4, width=8))]

@@ -9,7 +9,7 @@ from conftest import stir
 from helpers import UserError, measures
 from helpers.models.autoencoders import TCVAE, VAE, TCVAEConfig, VAEConfig, gaussian_kl, total_correlation
 from helpers.models.bijections import Compose, vector_couplings
-from helpers.models.hierarchical import FVAE, FVAEConfig
+from helpers.models.fvae import FVAE, FVAEConfig
 
 SMALL = {"image_shape": (1, 8, 8), "latent": 5, "width": 6}
 IMAGES = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

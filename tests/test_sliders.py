@@ -14,9 +14,9 @@ from helpers.models.autoencoders import VAE, Autoencoder, AutoencoderConfig, VAE
 from helpers.models.autoregressive import PixelConfig, Pixels
 from helpers.models.codebook import VQVAE, VQVAEConfig
 from helpers.models.flow_map import FlowMap, FlowMapConfig
+from helpers.models.fvae import FVAE, FVAEConfig
 from helpers.models.gans import GAN, GANConfig
 from helpers.models.growing import ProGAN, ProGANConfig
-from helpers.models.hierarchical import FVAE, FVAEConfig
 from helpers.models.masked import MaskedConfig, MaskedWords
 from helpers.models.matching import FlowMatching, MatchingConfig
 from helpers.show import explorer, sliders

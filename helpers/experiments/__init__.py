@@ -99,8 +99,12 @@ def plain(row) -> dict:
 
 
 def known(done: dict, row: Row) -> dict:
-    """What a record says of its row: settings that came after it at their defaults, a precision left to the machine as the one that ran."""
-    found = {"start": None} | done["row"] | {part: plain(type(getattr(row, part))()) | done["row"][part] for part in ("config", "train")}
+    """What a record says of its row: settings that came after it at their defaults, without those that went because nothing read them; a
+    precision left to the machine as the one that ran."""
+    found = {"start": None} | done["row"]
+    for part in ("config", "train"):
+        today = plain(type(getattr(row, part))())
+        found[part] = today | {name: value for name, value in done["row"][part].items() if name in today}
     if row.train.precision != "auto" and found["train"]["precision"] == "auto":
         found["train"]["precision"] = done["precision"]
     return found

@@ -8,7 +8,8 @@ import torch
 from helpers import data, measures, training, weights
 from helpers.experiments.row import SEEDS, Row
 from helpers.models.autoencoders import VAE, TCVAEConfig, VAEConfig
-from helpers.models.hierarchical import FVAE, FVAEConfig, LadderConfig
+from helpers.models.fvae import FVAE, FVAEConfig
+from helpers.models.ladder import LadderConfig
 from helpers.runs import Run
 from helpers.training import TrainConfig
 

@@ -62,11 +62,6 @@ def check_config(config) -> None:
         raise UserError(f"Images of {config.image_shape[1:]} don't fit: a conv autoencoder needs sides divisible by 4; network='mlp' takes any.")
 
 
-def check_bound(config) -> None:
-    """UserError for a schedule of the KL's weight that there is not."""
-    kl_weight(0, config.schedule, config.schedule_steps)
-
-
 def encoder_and_decoder(config, features: int, channels: int):
     """Networks from images to (N, features), and from (N, config.latent) to as many `channels` of the images' size."""
     _, height, width = config.image_shape
@@ -119,7 +114,8 @@ class Autoencoder(Model):
         codes = torch.cat([self.encode(part) for part in images.split(1_000)])
         codes = precise(codes)
         covariance = torch.atleast_2d(torch.cov(codes.T))
-        covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance), device=codes.device)  # unused codes have no width
+        least = 1e-6 * covariance.diagonal().mean() + 1e-12  # unused codes have no width; of images that are all alike none has
+        covariance += least * torch.eye(len(covariance), device=codes.device)
         self.code_mean.copy_(codes.mean(0))
         self.code_factor.copy_(torch.linalg.cholesky(covariance))
 
@@ -128,35 +124,30 @@ class Autoencoder(Model):
         return self.code_mean + super().prior(n, temperature) @ self.code_factor.T
 
 
-class VAE(Model):
-    """Variational autoencoder (Kingma & Welling 2014): images (N, C, H, W), uint8 or floats in [0, 1]; latents (N, D).
+class Variational(Model):
+    """What variational autoencoders share: p(x|z), and a bound on log p(x) that importance sampling tightens.
 
-    The likelihood p(x|z) says what x is:
+    Images (N, C, H, W), uint8 or floats in [0, 1]; latents (N, D). The likelihood p(x|z) says what x is:
     bernoulli: a binary image. Each pixel is drawn anew, white with its grey value as the probability, whenever an image is
         looked at ("dynamic binarisation", the setting of the published numbers). In nats.
     logistic: an 8-bit image, each pixel's 256 levels under a logistic distribution of learned place and width (Salimans
         et al. 2017, equation 2, with one component). In nats, or bits/dim: comparable with a flow.
     grey: none at all. The Bernoulli's formula put to grey values, as in many tutorials: summed binary cross entropy, a
         number that compares with nothing but itself.
+
+    A family gives recognise(x) -> what q(z|x) needs of images, once for all draws; log_weights(x, seen, k) -> log p(x|z) p(z) / q(z|x)
+    of k draws from q(z|x), (k, N).
     """
 
-    Config = VAEConfig
-    measures = ("elbo", "names", "factors", "samples")
     halves = True
 
-    def __init__(self, config: VAEConfig, features: int = 0):
+    def __init__(self, config):
         super().__init__(config)
-        check_config(config)
-        check_bound(config)
-        channels = config.image_shape[0] * (2 if config.likelihood == "logistic" else 1)
-        self.encoder, self.decoder = encoder_and_decoder(config, 2 * config.latent + features, channels)
+        kl_weight(0, config.schedule, config.schedule_steps)  # UserError for a schedule that there is not
 
     @property
     def likelihood(self):
         return LIKELIHOODS[self.config.likelihood]
-
-    def regions(self):
-        return [self.encoder, self.decoder]
 
     def observed(self, images):
         """The x of p(x|z), in [0, 1], of images. UserError for what is no image of this model."""
@@ -164,6 +155,49 @@ class VAE(Model):
         if self.config.likelihood == "logistic" and images.dtype != torch.uint8:
             return (x * 256).floor().clamp(max=255) / 255  # the bin that a float falls into
         return torch.bernoulli(x) if self.config.likelihood == "bernoulli" else x
+
+    def log_likelihood_of(self, x, parameters) -> torch.Tensor:
+        """log p(x|z) in nats, (N,), where the decoder says `parameters` of z."""
+        if self.config.likelihood == "logistic":
+            return discretized_logistic(x, *parameters.chunk(2, dim=1)).flatten(1).sum(1)
+        return -F.binary_cross_entropy_with_logits(parameters, x, reduction="none").flatten(1).sum(1)
+
+    def shown(self, parameters) -> torch.Tensor:
+        """Images in [0, 1] of what the decoder says: for each pixel the mean, or the place, of p(x|z), not a draw."""
+        return parameters.chunk(2, dim=1)[0].clamp(0, 1) if self.config.likelihood == "logistic" else torch.sigmoid(parameters)
+
+    @torch.no_grad()
+    def log_prob(self, images, labels=None, samples: int = 1, at_once: int = 250) -> torch.Tensor:
+        """A lower bound on log p(x) in nats, (N,), that tightens with the number of samples z_k from q(z|x):
+
+        log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, equation 8); with one sample, the ELBO.
+        at_once: how many images are decoded at a time; few enough for a processor's cache are twice as fast as thousands.
+        """
+        if samples < 1:
+            raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
+        x = self.observed(images)
+        seen, total, done = self.recognise(x), torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
+        while done < samples:
+            k = min(samples - done, max(1, at_once // len(x)))
+            total = torch.logaddexp(total, self.log_weights(x, seen, k).logsumexp(0))
+            done += k
+        return total - math.log(samples)
+
+
+class VAE(Variational):
+    """Variational autoencoder (Kingma & Welling 2014): one Gaussian of latents for each image."""
+
+    Config = VAEConfig
+    measures = ("elbo", "names", "factors", "samples")
+
+    def __init__(self, config: VAEConfig, features: int = 0):
+        super().__init__(config)
+        check_config(config)
+        channels = config.image_shape[0] * (2 if config.likelihood == "logistic" else 1)
+        self.encoder, self.decoder = encoder_and_decoder(config, 2 * config.latent + features, channels)
+
+    def regions(self):
+        return [self.encoder, self.decoder]
 
     def posterior(self, x):
         """Mean and log standard deviation, (N, D) each, of the Gaussian q(z|x), and what else an f-VAE's encoder says, (N, F)."""
@@ -187,16 +221,6 @@ class VAE(Model):
     def log_likelihood(self, x, z) -> torch.Tensor:
         """log p(x|z) in nats, (N,)."""
         return self.log_likelihood_of(x, self.decoder(z).to(self.dtype))
-
-    def log_likelihood_of(self, x, parameters) -> torch.Tensor:
-        """log p(x|z) in nats, (N,), where the decoder says `parameters` of z."""
-        if self.config.likelihood == "logistic":
-            return discretized_logistic(x, *parameters.chunk(2, dim=1)).flatten(1).sum(1)
-        return -F.binary_cross_entropy_with_logits(parameters, x, reduction="none").flatten(1).sum(1)
-
-    def shown(self, parameters) -> torch.Tensor:
-        """Images in [0, 1] of what the decoder says: for each pixel the mean, or the place, of p(x|z), not a draw."""
-        return parameters.chunk(2, dim=1)[0].clamp(0, 1) if self.config.likelihood == "logistic" else torch.sigmoid(parameters)
 
     def loss(self, images, labels=None) -> dict[str, torch.Tensor]:
         """In nats an image: reconstruction, -E_q[log p(x|z)] with one z an image; kl; and their weighted sum.
@@ -222,23 +246,6 @@ class VAE(Model):
         """Images in [0, 1], (N, C, H, W), of latents (N, D), as `shown`."""
         check_latents(z, self.latent_dim)
         return self.shown(self.decoder(z).to(self.dtype))
-
-    @torch.no_grad()
-    def log_prob(self, images, labels=None, samples: int = 1, at_once: int = 250) -> torch.Tensor:
-        """A lower bound on log p(x) in nats, (N,), that tightens with the number of samples z_k from q(z|x):
-
-        log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, equation 8); with one sample, the ELBO.
-        at_once: how many images are decoded at a time; few enough for a processor's cache are twice as fast as thousands.
-        """
-        if samples < 1:
-            raise UserError(f"{samples} importance samples were asked for: ask for at least 1.")
-        x = self.observed(images)
-        seen, total, done = self.recognise(x), torch.full((len(x),), -math.inf, dtype=self.dtype, device=x.device), 0
-        while done < samples:
-            k = min(samples - done, max(1, at_once // len(x)))
-            total = torch.logaddexp(total, self.log_weights(x, seen, k).logsumexp(0))
-            done += k
-        return total - math.log(samples)
 
     def recognise(self, x):
         """What q(z|x) needs of images, once for all draws."""

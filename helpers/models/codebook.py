@@ -66,8 +66,9 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, vectors) -> torch.Tensor:
-        """Which word is nearest to each of vectors (M, D), (M,)."""
-        return (self.words.square().sum(1) - 2 * vectors @ self.words.T).argmin(1)  # what is the same for all words is left out
+        """Which word is nearest to each of vectors (M, D), (M,). In full precision: half of it picks another word for 4 to 9 in 100."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return (self.words.square().sum(1) - 2 * vectors.to(self.words.dtype) @ self.words.T).argmin(1)  # without what is the same for all words
 
     @torch.no_grad()
     def place(self, vectors) -> None:

@@ -9,16 +9,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import UserError
-from helpers.models.gans import GAN, GANConfig
+from helpers.models.games import Game, GameConfig
 from helpers.models.settings import Share, Size
 
 MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
-class ProGANConfig(GANConfig):
+class ProGANConfig(GameConfig):
     """And how it grows: from the smallest image upwards, each stage twice as large as the one before."""
 
+    width: Size = 32  # channels at full size, twice as many with each halving, up to four times
     stage_steps: Size = 1_000  # from one stage to the next; the last one takes what is left of the training
     fade: Share = 0.5  # share of a stage in which its new layers fade in; 0 switches hard
 
@@ -164,7 +165,7 @@ class GrowingDiscriminator(Growing):
         return self.score(self.features(x))
 
 
-class ProGAN(GAN):
+class ProGAN(Game):
     """Progressive growing of GANs (Karras et al. 2018): first what an image is like when it is tiny, then ever finer detail.
 
     Each stage begins with the layers of the one before and fades in new ones (figure 2 there). In training the stage follows
@@ -173,13 +174,6 @@ class ProGAN(GAN):
 
     Config = ProGANConfig
     uneven = True
-
-    def __init__(self, config: ProGANConfig):
-        if config.classes:
-            raise UserError("A ProGAN knows no labels: leave classes at 0.")
-        if config.attention:
-            raise UserError("A ProGAN has no layers for self-attention: leave attention off.")
-        super().__init__(config)
 
     @classmethod
     def settings_for(cls, image_shape, images: int, steps: int) -> dict:
