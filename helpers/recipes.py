@@ -24,6 +24,7 @@ from helpers.models.ladder import LadderVAE
 from helpers.models.latent import LatentMatching
 from helpers.models.masked import MaskedWords
 from helpers.models.matching import FlowMatching
+from helpers.models.settings import check_read
 from helpers.training import TrainConfig
 from helpers.training.checkpoints import TURN
 
@@ -255,6 +256,7 @@ def recipe(model: str, profile: str, dataset, settings: dict | None = None, **ch
         with TURN:
             torch.manual_seed(check_seed(train_config.seed))
             model = found.kind(found.kind.Config(image_shape=dataset.image_shape, **settings))
+        check_read(model.config, asked)
         model.asked = frozenset(asked)
         return model, train_config
     except (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -80,6 +81,28 @@ def test_a_picture_that_would_fill_the_memory_is_too_large(tmp_path):
     assert own_data.read_picture(tmp_path / "huge.png", 28) == "it is too large, 9000x9000: make it at most 64 megapixels"
     Image.new("L", (14_000, 14_000)).save(tmp_path / "larger.png")
     assert "it is too large: make it at most 64 megapixels" in own_data.read_picture(tmp_path / "larger.png", 28)
+
+
+def test_reading_takes_little_more_memory_than_the_pictures_do(tmp_path, load):
+    """They go straight to their places, and are put in order there; the second time they come from what was kept."""
+    for name in ("cat", "dog"):
+        write(tmp_path / "pets" / name, 2_000, colour="colour", sizes=((70, 64),))
+    for _ in range(2):
+        tracemalloc.start()
+        found = load(tmp_path / "pets", size=64)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        size = sum(found.part(split)[0].numel() for split in ("train", "validation", "test"))
+        assert size == 4_000 * 3 * 64 * 64 and peak <= 1.5 * size, peak / size
+        assert found.train_images.untyped_storage().data_ptr() == found.validation_images.untyped_storage().data_ptr()
+
+
+def test_arranging_in_place_is_indexing():
+    order = np.random.default_rng(0).permutation(50)
+    images = np.arange(200).reshape(50, 4)
+    expected = images[order]
+    own_data.arrange(images, order.tolist())
+    assert (images == expected).all()
 
 
 @pytest.mark.parametrize("kind", ["floats", "whole numbers", "16 bits in 32"])

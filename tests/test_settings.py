@@ -1,7 +1,7 @@
 """Settings of models: each field says its range, and what is out of it is one sentence."""
 
-from dataclasses import fields, replace
-from typing import Literal, get_args, get_origin, get_type_hints
+from dataclasses import replace
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -39,12 +39,26 @@ def test_what_is_out_of_its_range_is_said_in_a_sentence(model, name, value, said
 def test_every_number_and_every_name_has_its_range(config):
     """But for the strength of guidance, which may be anything."""
     if config.__module__.startswith("helpers.models"):
-        hints = get_type_hints(config, include_extras=True)
-        for field in fields(config):
-            kind = hints[field.name]
-            inside = get_args(kind)[0] if get_origin(kind) is tuple else kind
-            declared = get_origin(kind) is Literal or hasattr(inside, "__metadata__") or inside is bool
-            assert declared or field.name in ("image_shape", "guidance"), field.name
+        for name, (kind, said) in settings.declared(config()).items():
+            several = get_origin(kind) is tuple and hasattr(get_args(kind)[0], "__metadata__")
+            ranged = any(isinstance(part, settings.Within) for part in said)
+            assert several or ranged or kind is bool or get_origin(kind) is Literal or name in ("image_shape", "guidance"), name
+
+
+UNREAD = [
+    ("gan", {"network": "mlp", "stages": 3}, "stages = 3 was given, which is read only where network is conv: it is mlp."),
+    ("gan", {"told": "channel"}, "read only where classes is above 0: it is 0."),
+    ("matching", {"guidance": 2.0}, "guidance = 2.0 was given, which is read only where classes is above 0"),
+    ("vae", {"schedule_steps": 5}, "read only where schedule is linear or cyclical: it is constant."),
+    ("pixels", {"network": "pixelcnn", "layers": 5}, "read only where network is rows: it is pixelcnn."),
+]
+
+
+@pytest.mark.parametrize(("model", "asked", "said"), UNREAD, ids=[f"{model} {list(asked)[-1]}" for model, asked, _ in UNREAD])
+def test_what_nobody_would_read_is_said(model, asked, said, digits):
+    with pytest.raises(UserError) as error:
+        recipes.recipe(model, "smoke", digits, asked)
+    assert said in str(error.value)
 
 
 def test_the_ends_of_a_range():

@@ -12,7 +12,7 @@ A β-VAE weighs the KL, and a β-TCVAE only that part of it which is the depende
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import nn
 from helpers import UserError
 from helpers.models.layers import MLP, ConvDecoder, ConvEncoder, check_latents, pixels, precise
 from helpers.models.model import Model
-from helpers.models.settings import Count, Size, Weight
+from helpers.models.settings import Count, Only, Size, Weight
 
 LIKELIHOODS = {"bernoulli": "nats", "grey": None, "logistic": "bits/dim"}  # and the unit in which each is reported
 SCHEDULES = ("constant", "linear", "cyclical")
@@ -45,7 +45,7 @@ class VAEConfig(AutoencoderConfig):
     schedule: Literal["constant", "linear", "cyclical"] = (
         "constant"  # in training the weight also rises from 0: linear once, cyclical again and again
     )
-    schedule_steps: Count = 0  # the steps of the rise, or of a cycle, whose first half rises
+    schedule_steps: Annotated[Count, Only("schedule", ("linear", "cyclical"))] = 0  # the steps of the rise, or of a cycle, whose first half rises
     free_bits: Weight = 0.0  # nats: what each latent's KL may cost for nothing in training (Kingma et al. 2016, equation 15)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from helpers import UserError
 from helpers.models.layers import Block, at_once, check_draw, check_images, check_labels, levels, pick, pixels
 from helpers.models.model import Model
-from helpers.models.settings import Count, Rest, Size, Within
+from helpers.models.settings import Count, Only, Rest, Size, Within
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class PixelConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
     network: Literal["rows", "pixelcnn"] = "rows"
     levels: Literal[2, 256] = 256  # values of a pixel; 2: a binary image, drawn anew from the grey values whenever it is looked at
-    width: Size = 192  # of the transformer over rows
-    layers: Size = 3
-    heads: Size = 4
-    dropout: Rest = 0.0  # in the transformer
+    width: Annotated[Size, Only("network", ("rows",))] = 192  # of the transformer over rows
+    layers: Annotated[Size, Only("network", ("rows",))] = 3
+    heads: Annotated[Size, Only("network", ("rows",))] = 4
+    dropout: Annotated[Rest, Only("network", ("rows",))] = 0.0  # in the transformer
     near: Size = 128  # units of the network of a pixel; channels of a PixelCNN
     blocks: Size = 2  # its residual blocks; of a PixelCNN its gated layers
-    reach: Annotated[int, Within(1)] = 6  # pixels to the left, and to either side in the rows above, that it sees as they are
-    above: Size = 3  # such rows
+    reach: Annotated[int, Within(1), Only("network", ("rows",))] = 6  # pixels to the left, and to both sides in the rows above
+    above: Annotated[Size, Only("network", ("rows",))] = 3  # such rows; these pixels it sees as they are
     flat: Annotated[float, Within(0.01, 1)] = 0.0625  # of the pixels amid equal ones, the share that a step of training looks at
     classes: Count = 0  # above 0 the networks are told the label
     parts: Size = 1  # always 1

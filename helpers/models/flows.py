@@ -20,7 +20,7 @@ from helpers import UserError
 from helpers.models.bijections import AffineCoupling, Compose, ElementwiseAffine, Logit, MixtureCoupling, MultiScale, Squeeze, coupling_layers
 from helpers.models.layers import check_images, check_labels, check_latents
 from helpers.models.model import Model
-from helpers.models.settings import Count, Size, Within
+from helpers.models.settings import Count, Only, Size, Within
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RealNVPConfig:
     blocks: Count = 2  # gated residual blocks in each coupling network
     mixtures: Count = 0  # logistics in each coupling, of which the second half's distribution is mixed; 0: affine couplings
     dequantization_couplings: Count = 4  # of the variational dequantisation; 0 makes it uniform
-    dequantization_width: Size = 32
+    dequantization_width: Annotated[Size, Only("dequantization_couplings")] = 32
     margin: Annotated[float, Within(0, 0.5, below=True)] = 1e-5  # the logit sees [margin, 1 - margin] instead of [0, 1]
     classes: Count = 0  # above 0 the density is conditional, log p(x|y), and every coupling network sees the label
     parts: Size = 1  # parts side by side, each of its own class: the label 37 of a pair of digits is a 3 left of a 7

@@ -1,7 +1,7 @@
 """The f-VAE: a VAE whose posterior or prior is bent by flows on its latents."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
@@ -9,7 +9,7 @@ from helpers import UserError
 from helpers.models.autoencoders import VAE, VAEConfig
 from helpers.models.bijections import Compose, vector_couplings
 from helpers.models.layers import check_latents, pixels
-from helpers.models.settings import Count, Size
+from helpers.models.settings import Count, Only, Size
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class FVAEConfig(VAEConfig):
 
     where: Literal["posterior", "prior", "both"] = "posterior"  # or prior, or both
     couplings: Count = 4  # of each flow; 0 makes it a VAE
-    flow_width: Size = 64  # units of a coupling's two hidden layers
+    flow_width: Annotated[Size, Only("couplings")] = 64  # units of a coupling's two hidden layers
     features: Count = 0  # numbers of the encoder that the posterior's couplings see besides the latents
 
 

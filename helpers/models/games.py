@@ -8,7 +8,7 @@ two can be is in `discriminator_loss` and `generator_loss`; `Game` plays it, wha
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from helpers import UserError
 from helpers.models.layers import check_labels, check_latents, pixels
 from helpers.models.model import Model, Player
-from helpers.models.settings import Rest, Size, Weight
+from helpers.models.settings import Only, Rest, Size, Weight
 
 LOST = 0.05  # a discriminator whose loss stays below this has won, and its generator learns nothing any more
 
@@ -32,7 +32,7 @@ class GameConfig:
     r2: Weight = 0.0
     adversarial: Weight = 1.0  # weight of that objective in the generator's loss; 0 leaves feature matching alone
     feature_matching: Weight = 0.0  # weight of the distance between mean features of real and made images
-    unbiased: bool = False  # that distance without what means of few images differ by in any case
+    unbiased: Annotated[bool, Only("feature_matching")] = False  # that distance without what means of few images differ by in any case
     diversity: Weight = 0.0  # weight of the mode-seeking term, which pushes apart what two noises become (Mao et al. 2019)
     augment: bool = False  # all that the discriminator sees is shifted and partly covered at random
     betas: tuple[Rest, Rest] = (0.5, 0.999)  # of Adam
@@ -98,7 +98,7 @@ def slopes(score: Callable, images) -> torch.Tensor:
     return gradient.flatten(1)
 
 
-def feature_matching(real, fake, labels=None, classes: int = 1, unbiased: bool = False) -> torch.Tensor:
+def feature_matching(real, fake, labels=None, classes: int = 1, unbiased: Annotated[bool, Only("feature_matching")] = False) -> torch.Tensor:
     """Mean squared difference between the mean features (N, F) of real and of made images (Salimans et al. 2016, section 3.1).
 
     labels (N,), of both: the means are then taken class by class, or nothing would tell which class an image should be of.

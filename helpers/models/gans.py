@@ -1,7 +1,7 @@
 """Generative adversarial networks, told the class or not: the networks that play, and what labels add to the game of games.py."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from helpers import UserError
 from helpers.models.games import Game, GameConfig, discriminator_loss
 from helpers.models.layers import Attention, check_labels, check_latents
-from helpers.models.settings import Count, Rest, Size
+from helpers.models.settings import Count, Only, Rest, Size
 
 REMEMBERED = 512  # made images that are kept for `replay`
 
@@ -21,13 +21,13 @@ class GANConfig(GameConfig):
 
     classes: Count = 0  # how many there are, for a conditional GAN; 0: it takes no labels
     parts: Size = 1  # always 1
-    told: Literal["projection", "channel"] = "projection"  # how the discriminator is told the label; or channel
+    told: Annotated[Literal["projection", "channel"], Only("classes")] = "projection"  # how the discriminator is told the label; or channel
     mislabelled: Rest = 0.0  # of what the discriminator learns to refuse, the share that are real images under a wrong label
     replay: Rest = 0.0  # share of the made images shown to the discriminator that are old ones
     network: Literal["conv", "mlp"] = "conv"  # or mlp
     width: Size = 32  # conv: channels at half the resolution, twice as many with each halving; mlp: units of the smallest hidden layer
-    stages: Size = 2  # conv: how often the sides are halved
-    attention: bool = False  # self-attention at a quarter of the sides; conv alone
+    stages: Annotated[Size, Only("network", ("conv",))] = 2  # conv: how often the sides are halved
+    attention: Annotated[bool, Only("network", ("conv",))] = False  # self-attention at a quarter of the sides; conv alone
     generator_norm: bool = True  # batch norm in the generator
     spectral_norm: bool = False  # in the discriminator (Miyato et al. 2018)
     dropout: Rest = 0.0  # in the discriminator

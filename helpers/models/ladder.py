@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 from helpers import UserError
 from helpers.models.autoencoders import Variational, gaussian_kl, kl_weight
 from helpers.models.layers import ELU, GatedBlock, check_latents, pixels
-from helpers.models.settings import Count, Size, Weight
+from helpers.models.settings import Count, Only, Size, Weight
 
 LEVELS = ("top", "middle", "bottom")
 
@@ -28,7 +28,7 @@ class LadderConfig:
     likelihood: Literal["bernoulli", "grey", "logistic"] = "bernoulli"  # as a VAE's
     beta: Weight = 1.0
     schedule: Literal["constant", "linear", "cyclical"] = "constant"
-    schedule_steps: Count = 0
+    schedule_steps: Annotated[Count, Only("schedule", ("linear", "cyclical"))] = 0
     free_bits: Weight = 0.0  # nats that each layer's KL may cost for nothing in training
 
 

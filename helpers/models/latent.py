@@ -5,7 +5,7 @@ An autoencoder is trained first and stays as it is. A velocity then learns where
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from helpers.models.autoencoders import VAE, Autoencoder
 from helpers.models.layers import pixels
 from helpers.models.matching import Matching, PathConfig
 from helpers.models.model import Player
-from helpers.models.settings import Count, Share, Size
+from helpers.models.settings import Count, Only, Share, Size
 from helpers.models.velocities import waves
 
 
@@ -28,11 +28,11 @@ class LatentConfig(PathConfig):
     network: Literal["conv", "mlp"] = "conv"
     coder_width: Size = 32
     coder_blocks: Count = 2
-    likelihood: Literal["bernoulli", "grey", "logistic"] = "bernoulli"  # of a VAE
+    likelihood: Annotated[Literal["bernoulli", "grey", "logistic"], Only("coder", ("vae",))] = "bernoulli"  # of a VAE
     width: Size = 256  # units of the velocity's layers
     blocks: Count = 3
     draws: Size = 16  # paths to each code in a step of training: a code costs more than they do
-    hidden_labels: Share = 0.5  # half, so that codes are learned told nothing as well
+    hidden_labels: Annotated[Share, Only("classes")] = 0.5  # half, so that codes are learned told nothing as well
 
 
 class CodeVelocity(nn.Module):

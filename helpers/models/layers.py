@@ -22,7 +22,7 @@ def check_values(images) -> None:
 def check_images(images, shape) -> None:
     """UserError unless images are (N, *shape), uint8 or float32 or float64 in [0, 1]."""
     if images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape):
-        raise UserError(f"Images of shape {tuple(images.shape)} were given: this model takes (N, {', '.join(map(str, shape))}).")
+        raise UserError(f"This model takes images (N, {', '.join(map(str, shape))}), and {tuple(images.shape)} were given.")
     check_values(images)
 
 

@@ -8,7 +8,7 @@ et al. 2023; Liu et al. 2023; Albergo & Vanden-Eijnden 2023). Three small things
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import nn
 from helpers import UserError
 from helpers.models.layers import at_once, check_images, check_labels, check_latents
 from helpers.models.model import Model
-from helpers.models.settings import Count, Share, Size
+from helpers.models.settings import Count, Only, Share, Size
 from helpers.models.velocities import NETWORKS
 
 
@@ -29,11 +29,11 @@ class PathConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
     classes: Count = 0  # above 0 the velocity sees the label, or none
     parts: Size = 1
-    hidden_labels: Share = 0.1  # share of labels hidden in training, for the velocity without one
+    hidden_labels: Annotated[Share, Only("classes")] = 0.1  # share of labels hidden in training, for the velocity without one
     times: Literal["logit-normal", "uniform"] = "logit-normal"  # how t is drawn in training, or uniform
     pairing: Literal["random", "optimal"] = "random"  # of noises and images in a batch, or optimal: by minibatch optimal transport
     steps: Size = 10  # Heun steps of a sample, each of two evaluations
-    guidance: float = 0.0  # how far beyond the velocity of a label a sample goes, away from that of none
+    guidance: Annotated[float, Only("classes")] = 0.0  # how far beyond the velocity of a label a sample goes, away from that of none
 
 
 @dataclass(frozen=True)
