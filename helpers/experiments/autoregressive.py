@@ -15,11 +15,11 @@ from helpers.models.flows import RealNVPConfig
 from helpers.models.layers import at_once
 from helpers.training import TrainConfig
 
-TRAIN = TrainConfig(minutes=4.0, batch_size=32, learning_rate=2e-2, optimizer="muon", average=0.99, reports_per_epoch=4)
+TRAIN = TrainConfig(minutes=3.0, batch_size=32, learning_rate=2e-2, optimizer="muon", average=0.99, reports_per_epoch=4)
 
 
 def networks_of_pixels() -> dict[str, Row]:
-    """Networks for the pixels of digits, four minutes each, and a flow in as many."""
+    """Networks for the pixels of digits, three minutes each, and a flow in as many."""
     ways = {
         "rows and neighbours": PixelConfig(),
         "every pixel in every step": PixelConfig(flat=1.0),
