@@ -9,8 +9,10 @@ import torch
 from helpers import data, measures, training, weights
 from helpers.experiments.autoencoders import decoded
 from helpers.experiments.row import SEEDS, Row
+from helpers.experiments.vae_variants import RoundedConfig
 from helpers.models import diffusion
 from helpers.models.autoregressive import PixelConfig
+from helpers.models.codebook import VQVAEConfig
 from helpers.models.flows import RealNVPConfig
 from helpers.models.layers import at_once
 from helpers.training import TrainConfig
@@ -30,7 +32,14 @@ def networks_of_pixels() -> dict[str, Row]:
     return {way: Row(config, flow if way == "RealNVP" else TRAIN, measure=()) for way, config in ways.items()}
 
 
-EXPERIMENTS = {"networks-of-pixels": (networks_of_pixels, SEEDS[:1])}
+def choice_of_words() -> dict[str, Row]:
+    """The codebook of clothes, its words chosen in half precision or in full, a minute each."""
+    train = TrainConfig(minutes=1.0, batch_size=128, learning_rate=4e-3, optimizer="muon", average=0.99, reports_per_epoch=4)
+    ways = {"in bfloat16": RoundedConfig, "in float32": VQVAEConfig}
+    return {way: Row(config(width=16, codes=256), replace(train, precision="bfloat16"), "fashion", measure=()) for way, config in ways.items()}
+
+
+EXPERIMENTS = {"networks-of-pixels": (networks_of_pixels, SEEDS[:1]), "choice-of-words": (choice_of_words, SEEDS)}
 
 
 # ----------------------------------------------------------------------------------------------- of shipped weights

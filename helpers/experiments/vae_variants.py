@@ -1,4 +1,4 @@
-"""VAEs with one piece exchanged, for the experiments of notebooks 02 and 03."""
+"""Autoencoders with one piece exchanged, for the experiments of notebooks 02, 03 and 06."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import nn
 
 from helpers import UserError
 from helpers.models.autoencoders import VAE, VAEConfig, encoder_and_decoder
+from helpers.models.codebook import VQVAE, Codebook, VQVAEConfig
 
 # --------------------------------------------------------------------------------------------------- a strong decoder
 
@@ -115,3 +116,29 @@ class ImportanceVAE(VAE):
         weights = -reconstruction - kl
         bound = weights.logsumexp(0) - math.log(k) if self.config.inside else weights.mean(0)
         return {"loss": -bound.mean(), "reconstruction": reconstruction.mean(), "kl": kl.mean()}
+
+
+# ------------------------------------------------------------------------------------------------ words, half precision
+
+
+@dataclass(frozen=True)
+class RoundedConfig(VQVAEConfig):
+    """As a VQVAE's."""
+
+
+class RoundedCodebook(Codebook):
+    """Which word is nearest is decided in whatever precision the training runs in."""
+
+    @torch.no_grad()
+    def nearest(self, vectors):
+        return (self.words.square().sum(1) - 2 * vectors @ self.words.T).argmin(1)
+
+
+class RoundedVQVAE(VQVAE):
+    """A VQVAE with such a codebook."""
+
+    Config = RoundedConfig
+
+    def __init__(self, config: RoundedConfig):
+        super().__init__(config)
+        self.autoencoder["codebook"] = RoundedCodebook(config.codes, config.code_width, config.decay)
