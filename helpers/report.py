@@ -385,6 +385,13 @@ def dictionary(name: str, part: str, columns: dict[str, tuple[str, int]]) -> str
     return rows(["", *columns], lines) + provenance(name)
 
 
+def trouble() -> str:
+    """What became of generated folders, arrays and settings, as a table."""
+    found = experiments.load("trouble")["kinds"]
+    lines = [[kind.replace("asked_for", "settings"), *(f"{row[key]:,}" for key in ("tried", "trained", "refused"))] for kind, row in found.items()]
+    return rows(["", "tried", "trained", "refused in a sentence"], lines)
+
+
 def best(name: str) -> str:
     """The least Fréchet distance of a record over temperatures, and the legible share there: two cells of a table."""
     row = min(experiments.load(name)["rows"], key=lambda row: row["frechet_distance"])
