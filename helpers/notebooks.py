@@ -10,10 +10,9 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbconvert import HTMLExporter, SlidesExporter
-from traitlets.config import Config
+from nbconvert import SlidesExporter
 
-from helpers import UserError, take, training
+from helpers import UserError, offline, take, training
 from helpers.recipes import pick_profile
 from helpers.show.plots import HEADLINE
 
@@ -44,18 +43,6 @@ class Client(NotebookClient):
     def clear(self):
         if sys.stdout.isatty():
             print("\r\033[K", end="")
-
-
-def exported(kind, notebook, resources=None, **settings) -> str:
-    """HTML by one of nbconvert's exporters: of an explorer its picture, since its sliders would be dead."""
-    usual = kind().config.NbConvertBase.display_data_priority
-    exporter = kind(config=Config({"NbConvertBase": {"display_data_priority": ["image/png", *usual]}}), **settings)
-    return exporter.from_notebook_node(notebook, resources)[0]
-
-
-def to_html(notebook, folder: Path) -> str:
-    """A page that shows everything without a kernel; folder: where the notebook lies, from which its texts name pictures."""
-    return exported(HTMLExporter, notebook, {"metadata": {"path": str(folder)}}, embed_images=True)
 
 
 def moved(notebook, old: Path, new: Path):
@@ -92,7 +79,8 @@ def deck(notebook):
 
 def to_slides(notebook, reveal: str | None = None) -> str:
     """Slides by nbconvert's own template. reveal: where reveal.js is (default: as nbconvert has it, on the web)."""
-    return exported(SlidesExporter, deck(notebook), exclude_input=True, **({"reveal_url_prefix": reveal} if reveal else {}))
+    exporter = offline.with_pictures(SlidesExporter, exclude_input=True, **({"reveal_url_prefix": reveal} if reveal else {}))
+    return exporter.from_notebook_node(deck(notebook))[0]
 
 
 def slides(names: list[str] | None = None, out: str = "runs/slides") -> None:
@@ -121,7 +109,7 @@ def execute(path: Path, profile: str, out: Path) -> dict:
         done.set()
         client.clear()
         out.mkdir(parents=True, exist_ok=True)
-        (out / path.with_suffix(".html").name).write_text(to_html(notebook, path.parent), encoding="utf-8")
+        (out / path.with_suffix(".html").name).write_text(offline.to_html(notebook, path.parent), encoding="utf-8")
         nbformat.write(moved(notebook, path.parent, out), out / path.name)
     if failure:
         print(failure, file=sys.stderr)

@@ -26,7 +26,7 @@ import pytest
 import torch
 from PIL import Image, ImageStat
 
-from helpers import UserError, notebooks, training, weights
+from helpers import UserError, notebooks, offline, training, weights
 from helpers import page as page_of
 from helpers.models.layers import levels
 
@@ -378,6 +378,23 @@ def cdn(tmp_path_factory):
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"npm could not fetch what slides are turned over with ({type(error).__name__})")
     return folder
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_html_of_a_run_is_whole_without_a_network(name, page, tmp_path):
+    file, asked = tmp_path / "lesson.html", []
+    file.write_text(offline.to_html(nbformat.read(ROOT / name, as_version=4), ROOT), encoding="utf-8")
+    page.context.set_offline(True)
+    page.on("request", lambda request: asked.append(request.url))
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 600, "height": 900})
+    page.goto(file.as_uri())
+    assert page.title().startswith(name[1]) and page.evaluate("document.documentElement.scrollWidth") <= 600
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert page.evaluate("[...document.querySelectorAll('math')].every(one => one.getBoundingClientRect().height > 5)")
+    texts = page.evaluate("[...document.querySelectorAll('.text_cell')].map(cell => cell.innerText).join(' ')")
+    assert "$$" not in texts and all(url.startswith(("file:", "data:")) for url in asked)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

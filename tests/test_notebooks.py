@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from PIL import Image, ImageDraw
 
-from helpers import exercises, notebooks
+from helpers import exercises, notebooks, offline
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(ROOT.glob("0*.ipynb"))
@@ -131,14 +131,19 @@ def test_explorers_keep_their_widgets_and_pictures(with_sliders):
         assert data["application/vnd.jupyter.widget-view+json"]["model_id"] in states
 
 
-def test_html_shows_every_picture(notebook):
-    html, pictures = (
-        notebooks.to_html(notebook, ROOT),
-        [o.data["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})],
-    )
-    assert pictures
-    for picture in pictures:
-        assert picture.replace("\n", "") in html
+def test_html_shows_every_picture_and_every_formula(notebook):
+    page = offline.to_html(notebook, ROOT)
+    pictures = [o.data["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert pictures and all(picture.replace("\n", "") in page for picture in pictures)
+    texts = re.sub("```.*?```|`[^`]*`", "", prose(notebook), flags=re.S)
+    formulas = len(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", texts, re.S))
+    assert page.count("<math") >= formulas and "<script" not in page and not re.search('(src|href)="https?://[^"]+[.](js|css)', page)
+    assert page.count("<h2") == len(re.findall("^## ", texts, re.M)) and "<title>" in page and "%|" not in page
+
+
+def test_a_price_is_no_formula():
+    said = offline.with_formulas("<p>for $5, <code>$x$</code> and $x &lt; y$</p>")
+    assert "<code>$x$</code>" in said and said.count("<math") == 1 and said.startswith("<p>for $5, ")
 
 
 def test_slides_are_the_headings_and_the_pictures(with_sliders):
