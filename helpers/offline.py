@@ -43,7 +43,11 @@ def with_formulas(text: str) -> str:
     """HTML with MathML in place of $...$ and $$...$$, but for code."""
 
     def formula(found):
-        return convert(html.unescape(found[1] or found[2]).strip(), display="block" if found[1] else "inline")
+        made = convert(html.unescape(found[1] or found[2]).strip(), display="block" if found[1] else "inline")
+        return re.sub("<mi>([a-z]{2,})</mi>(?=(<mo stretchy)?)", spaced, made)
+
+    def spaced(name):  # "log x", and "log(x)"
+        return f'<mo lspace="0.17em" rspace="{"0" if name[2] else "0.17em"}">{name[1]}</mo>'
 
     parts = re.split(r"(<(code|pre)\b.*?</\2>)", text, flags=re.S)
     for i in range(0, len(parts), 3):
