@@ -243,12 +243,6 @@ def speedrun(args):
     speedrun_.run(args.goal)
 
 
-def slides(args):
-    from helpers import notebooks
-
-    notebooks.slides(args.notebook)
-
-
 def page(args):
     from helpers import page as page_
 
@@ -336,10 +330,6 @@ def parser():
     command = commands.add_parser("speedrun", help="train to fixed goals, three seeds each, against the clock (110 minutes on 2 cores)")
     command.add_argument("goal", nargs="?", help="one of them (default: all)")
     command.set_defaults(call=speedrun)
-
-    command = commands.add_parser("slides", help="write the notebooks' headings and pictures as slides under runs/slides/")
-    command.add_argument("notebook", nargs="*", help="which (default: all)")
-    command.set_defaults(call=slides)
 
     command = commands.add_parser("run", help="execute the notebooks; leaves copies and HTML under runs/")
     command.add_argument("notebook", nargs="*", help="which (default: all)")

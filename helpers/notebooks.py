@@ -1,4 +1,4 @@
-"""Execute the notebooks top to bottom; leave executed copies and HTML under runs/, and end with a table. And show them as slides."""
+"""Execute the notebooks top to bottom; leave executed copies and HTML under runs/, and end with a table."""
 
 import os
 import re
@@ -10,7 +10,6 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbconvert import SlidesExporter
 
 from helpers import UserError, offline, take, training
 from helpers.recipes import pick_profile
@@ -54,42 +53,6 @@ def moved(notebook, old: Path, new: Path):
                 r"(?<=\]\()(?!https?:|#)([^)]+)", lambda found: os.path.relpath(old / found[1], new).replace(os.sep, "/"), cell.source
             )
     return copy
-
-
-def deck(notebook):
-    """A notebook of the headings of another, each with the first sentence under it, and of its pictures: a slide each, without code."""
-    cells = []
-
-    def slide(cell, kind):
-        cells.append(nbformat.from_dict(cell | {"metadata": {"slideshow": {"slide_type": kind}}}))
-
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for level, title, text in re.findall(r"^(#{1,3}) (.+)\n*((?:(?!#).*\n?)*)", cell.source, re.MULTILINE):
-                first = re.split(r"(?<=[.:?!])\s", text.strip().split("\n\n")[0].replace("\n", " "), maxsplit=1)[0]
-                said = first if first[:1].isalpha() or first.startswith("**") else ""  # no formula, no table
-                slide(nbformat.v4.new_markdown_cell(f"{level} {title}\n\n{said}"), "slide" if level != "###" else "subslide")
-        else:
-            for output in cell.outputs:
-                kept = {kind: value for kind, value in output.get("data", {}).items() if kind == "image/png" or str(value).startswith("<img")}
-                if kept:
-                    slide(nbformat.v4.new_code_cell(outputs=[output | {"data": nbformat.from_dict(kept)}]), "subslide")
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": notebook.metadata.kernelspec})
-
-
-def to_slides(notebook, reveal: str | None = None) -> str:
-    """Slides by nbconvert's own template. reveal: where reveal.js is (default: as nbconvert has it, on the web)."""
-    exporter = offline.with_pictures(SlidesExporter, exclude_input=True, **({"reveal_url_prefix": reveal} if reveal else {}))
-    return exporter.from_notebook_node(deck(notebook))[0]
-
-
-def slides(names: list[str] | None = None, out: str = "runs/slides") -> None:
-    """Write each notebook, or all that are here, as slides into `out`."""
-    for path in existing(names):
-        Path(out).mkdir(parents=True, exist_ok=True)
-        target = Path(out) / f"{path.stem}.html"
-        target.write_text(to_slides(nbformat.read(path, as_version=4)), encoding="utf-8")
-        print(f"{target}: open it in a browser; the arrow keys turn it over.")
 
 
 def execute(path: Path, profile: str, out: Path) -> dict:

@@ -30,7 +30,7 @@ PROGRESS = re.compile(r"\d+%\|")
 
 
 class Body(HTMLExporter):
-    """The cells alone."""
+    """The cells alone. Of an explorer it shows the picture, since its sliders would be dead."""
 
     template_name = "basic"
 
@@ -77,15 +77,10 @@ def moves(output) -> bool:
     return widget or (output.get("name") == "stderr" and bool(PROGRESS.search("".join(output.get("text", "")))))
 
 
-def with_pictures(kind, **settings):
-    """One of nbconvert's exporters that shows an explorer's picture, since its sliders would be dead."""
-    usual = kind().config.NbConvertBase.display_data_priority
-    return kind(config=Config({"NbConvertBase": {"display_data_priority": ["image/png", *usual]}}), **settings)
-
-
 def to_html(notebook, folder: Path) -> str:
     """The page; folder: where the notebook lies, from which its texts name pictures."""
-    exporter = with_pictures(Body, embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    first = Config({"NbConvertBase": {"display_data_priority": ["image/png", *Body().config.NbConvertBase.display_data_priority]}})
+    exporter = Body(config=first, embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(shown(notebook), {"metadata": {"path": str(folder)}})
     headings = re.findall(r'<h([123]) id="([^"]+)">(.*?)(?:<a class="anchor-link".*?)?</h\1>', body, re.S)
     names = [(level, place, re.sub(r"<(?!/?(?:math|m[a-z]+)\b)[^>]+>", "", text).strip()) for level, place, text in headings]

@@ -26,7 +26,7 @@ import pytest
 import torch
 from PIL import Image, ImageStat
 
-from helpers import UserError, notebooks, offline, training, weights
+from helpers import UserError, offline, training, weights
 from helpers import page as page_of
 from helpers.models.layers import levels
 
@@ -366,20 +366,6 @@ def test_the_page_draws_what_pytorch_draws(page, file, width):
     assert "class=8" in page.url and not errors
 
 
-@pytest.fixture(scope="module")
-def cdn(tmp_path_factory):
-    """What nbconvert's slides load from the web, by npm: the end of an address -> a file."""
-    folder = tmp_path_factory.mktemp("cdn")
-    try:
-        for package in ("reveal.js@4.0.2", "requirejs@2.3.6"):
-            subprocess.run(["npm", "pack", package, "--silent"], cwd=folder, check=True, capture_output=True, timeout=120)
-            (archive,) = folder.glob(f"{package.split('@')[0]}-*.tgz")
-            shutil.unpack_archive(archive, folder / package)
-    except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"npm could not fetch what slides are turned over with ({type(error).__name__})")
-    return folder
-
-
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_html_of_a_run_is_whole_without_a_network(name, page, tmp_path):
     file, asked = tmp_path / "lesson.html", []
@@ -395,32 +381,3 @@ def test_the_html_of_a_run_is_whole_without_a_network(name, page, tmp_path):
     texts = page.evaluate("[...document.querySelectorAll('.text_cell')].map(cell => cell.innerText).join(' ')")
     assert "$$" not in texts and all(url.startswith(("file:", "data:")) for url in asked)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_slides_turn_over(name, cdn, page, tmp_path):
-    file, errors = tmp_path / "slides.html", []
-    file.write_text(notebooks.to_slides(nbformat.read(ROOT / name, as_version=4)), encoding="utf-8")
-    page.on("pageerror", lambda error: errors.append(str(error)))
-
-    def serve(route):
-        address = route.request.url
-        if "reveal.js@4.0.2" in address:
-            route.fulfill(path=cdn / "reveal.js@4.0.2" / "package" / address.split("@4.0.2/")[1])
-        elif "require" in address:
-            route.fulfill(path=cdn / "requirejs@2.3.6" / "package" / "require.js")
-        else:
-            formulas = "window.MathJax = {Hub: new Proxy({}, {get: () => () => {}})}"  # left as they are; nor fonts, nor diagrams
-            route.fulfill(body=formulas if "mathjax" in address else "")
-
-    page.route(re.compile("^https://"), serve)
-    page.goto(file.as_uri())
-    now = "() => [...document.querySelectorAll('section.present')].at(-1)?.innerText.trim()"
-    page.wait_for_function(f"({now})()", timeout=30_000)
-    first = page.evaluate(now)
-    assert re.match(rf"{name[1]} · ", first)
-    page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"first => {{ const text = ({now})(); return text && text !== first; }}", arg=first)
-    assert re.match(rf"{name[1]}\.1 ", page.evaluate(now))
-    assert page.evaluate("[...document.querySelectorAll('section img')].every(image => image.complete && image.naturalWidth > 0)")
-    assert not errors

@@ -202,8 +202,7 @@ def test_mistakes_get_one_sentence(trained, args, says, capsys, tmp_path):
 
 def test_notebooks_are_looked_for_where_one_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for command in ("run", "slides"):
-        assert run(command) == 1 and f"There are no notebooks in {tmp_path}" in capsys.readouterr().err
+    assert run("run") == 1 and f"There are no notebooks in {tmp_path}" in capsys.readouterr().err
 
 
 def test_pictures_that_have_moved_can_be_named(tmp_path, monkeypatch, capsys):

@@ -146,20 +146,6 @@ def test_a_price_is_no_formula():
     assert "<code>$x$</code>" in said and said.count("<math") == 1 and said.startswith("<p>for $5, ")
 
 
-def test_slides_are_the_headings_and_the_pictures(with_sliders):
-    notebook = with_sliders
-    deck, code = notebooks.deck(notebook), [cell for cell in notebook.cells if cell.cell_type == "code"]
-    text = "\n".join(cell.source for cell in deck.cells if cell.cell_type == "markdown")
-    headings = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines() if re.match("#{1,3} ", line)]
-    assert headings and all(heading in text.splitlines() for heading in headings)
-    pictures = [output.data["image/png"] for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
-    shown = [output.data.get("image/png") for cell in deck.cells for output in cell.get("outputs", [])]
-    assert [picture for picture in shown if picture] == pictures
-    assert not any(cell.source for cell in deck.cells if cell.cell_type == "code")
-    slides = notebooks.to_slides(notebook)
-    assert slides.count("<section") > len(deck.cells) and "import torch" not in slides
-
-
 def test_cells_are_short(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
