@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import difflib
 import importlib.util
 import json
 import sys
@@ -17,9 +18,22 @@ from helpers.runs import Run
 from helpers.show import plots
 from helpers.training import Team
 
+WIDTH = 80  # columns of a terminal
 
-def describe(metrics) -> str:
-    return ", ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items())
+
+def whole_grid(model) -> tuple[int, int]:
+    """How many samples fill a grid, and in how many columns: of a model that is told few classes, each in a column of its own."""
+    classes = model.config.classes if model.labelled and model.config.parts == 1 else 0
+    return (8 * classes, classes) if 1 < classes <= 12 else (64, 8)
+
+
+def keep_samples(model, path) -> None:
+    """The first samples of a trained model, unselected, into its folder."""
+    count, columns = whole_grid(model)
+    with training.aside():
+        images = model.sample(count, model.drawn_at, measures.in_turn(model, count))
+    training.write_atomically(path, lambda file: file.write(plots.png(plots.grid(images, columns))))
+    print(f"{count} samples in {path}")
 
 
 def train(args):
@@ -49,15 +63,17 @@ def train(args):
     where = {"folder": args.folder} if args.folder else {"under": "runs"}
     run = Run(model.to(device), dataset, config, args.model, profile, start, command=runs.command_line(), **where)
     if Team().first:
-        print(
-            f"{args.model} on {dataset.name}, profile {profile}: {training.count_parameters(model):,} parameters, "
-            f"{f'{config.minutes:g} minutes' if config.minutes else f'{config.epochs} epochs'} on {training.device_name(device)}, in {run.folder}."
-        )
+        length = f"{config.minutes:g} minutes" if config.minutes else f"{config.epochs} epoch{'s' * (config.epochs > 1)}"
+        print(f"{args.model} on {dataset.name}, profile {profile}: {training.count_parameters(model):,} parameters, {length}")
+        print(f"on {training.device_name(device)}, in {run.folder}.")
     try:
         run.train(args.resume)
         if Team().first:
             found = measures.measure(run, progress=True)
-            print(f"test: {describe(found)}, after {run.record['seconds']:.0f} s; {run.folder / runs.WEIGHTS}")
+            show(found)
+            print(f"test images, after {run.record['seconds']:.0f} s of training; {run.folder / runs.WEIGHTS}")
+            if run.model.draws:
+                keep_samples(run.model, run.folder / "samples.png")
     except KeyboardInterrupt:
         print(f"\nStopped: {run.left()}.", file=sys.stderr)
         return 130
@@ -163,7 +179,8 @@ def sample(args):
     known = info.get("classes") or ()
     asked = [] if args.labels is None else [args.labels] if args.labels in known else next(csv.reader([args.labels], skipinitialspace=True))
     asked = [name.strip() for name in asked]
-    count = args.count if args.count is not None else len(asked) if len(asked) > 1 else 64
+    whole, columns = whole_grid(model)
+    count = args.count if args.count is not None else len(asked) if len(asked) > 1 else whole
     if count < 1:
         raise UserError(f"{count} samples were asked for: ask for at least 1.")
     labels = measures.in_turn(model, count)
@@ -177,7 +194,7 @@ def sample(args):
     if args.steps is not None and not hasattr(model.config, "steps"):
         raise UserError(f"{args.steps} steps were asked for, but {args.weights} takes none to draw an image: leave them out.")
     images = model.sample(count, args.temperature, labels, **({} if args.steps is None else {"steps": args.steps}))
-    training.write_atomically(args.out, lambda file: file.write(plots.png(plots.grid(images))))
+    training.write_atomically(args.out, lambda file: file.write(plots.png(plots.grid(images, columns if count == whole else None))))
     print(f"{count} samples at temperature {args.temperature} in {args.out}")
 
 
@@ -185,7 +202,8 @@ def list_(args):
     found = weights.shipped()
     names = {"models": list(recipes.RECIPES), "datasets": list(data.NAMES), "profiles": list(recipes.PROFILES), "weights": found}
     if args.name is not None and args.name not in found:
-        raise UserError(f"There are no shipped weights {args.name!r}: `python -m helpers list` names them.")
+        near = [f" did you mean {name}?" for name in difflib.get_close_matches(args.name, found, n=1)]
+        raise UserError(f"There are no shipped weights {args.name!r}:{''.join(near)} `python -m helpers list` names them.")
     if args.json:
         print(json.dumps(names if args.name is None else found[args.name]))
     elif args.name is not None:
@@ -193,17 +211,23 @@ def list_(args):
         show(entry | {"minutes": round(entry["seconds"] / 60, 1)} | entry["metrics"], without=("metrics", "seconds"))
     else:
         for kind in ("models", "datasets", "profiles"):
-            print(textwrap.fill(f"{kind:9} {', '.join(names[kind])}", 100, subsequent_indent=" " * 10))
-        print(f"\n{'weights':26}{'parameters':>11}{'minutes':>9}  measured on the test images")
+            print(textwrap.fill(f"{kind:9} {', '.join(names[kind])}", WIDTH, subsequent_indent=" " * 10))
+        print(f"\n{'weights':26}{'millions':>8}{'minutes':>8}  on the test images")
         for name, entry in found.items():
-            print(f"{name:26}{entry['parameters']:11,}{entry['seconds'] / 60:9.1f}  {measures.headline(entry['metrics'])}")
-        print("\n`python -m helpers list NAME` tells all that was measured of one; --json, of all.")
+            said = textwrap.wrap(measures.headline(entry["metrics"]), WIDTH - 44)
+            print(f"{name:26}{entry['parameters'] / 1e6:8.2f}{entry['seconds'] / 60:8.1f}  " + f"\n{'':44}".join(said))
+        print("\n`python -m helpers list NAME` tells all that was measured of one.")
 
 
 def show(values: dict, without: tuple[str, ...] = ()) -> None:
+    """One number a line, by the heading that tables have for it."""
     for key, value in values.items():
         if key not in without:
-            print(f"{key:26} {value:.4f}" if isinstance(value, float) else f"{key:26} {value}")
+            known = measures.metric(key)
+            text = (
+                f"{value:.{known.digits if known.heading else 4}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+            )
+            print(f"{known.heading or key.replace('_', ' '):26} {text}")
 
 
 def ship(args):
@@ -214,10 +238,10 @@ def experiment(args):
     from helpers import experiments
 
     if args.name == "list":
-        for name in experiments.EXPERIMENTS:
-            print(f"{name:15} {'; '.join(experiments.rows_of(name))}")
-        for name, measurement in experiments.MEASUREMENTS.items():
-            print(f"{name:15} {measurement.__doc__}")
+        said = {name: "; ".join(experiments.rows_of(name)) for name in experiments.EXPERIMENTS}
+        said |= {name: " ".join(measurement.__doc__.split()) for name, measurement in experiments.MEASUREMENTS.items()}
+        for name, text in said.items():
+            print(textwrap.fill(f"{name:18} {text}", WIDTH, subsequent_indent=" " * 19))
     else:
         experiments.run(args.name, args.only, args.seed)
 
@@ -342,8 +366,12 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # β on a console that has no such letter
-    args = parser().parse_args()
+    known = parser()
+    (commands,) = (action.choices for action in known._actions if action.choices)
     try:
+        if sys.argv[1:] and sys.argv[1] not in commands and not sys.argv[1].startswith("-"):
+            raise UserError(f"There is no command {sys.argv[1]!r}: {take(sys.argv[1], commands)}.")
+        args = known.parse_args()
         return args.call(args) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -30,7 +30,7 @@ def run(*args):
 
 
 def test_train_leaves_weights_and_record(trained):
-    assert {"model.safetensors", "result.json", "checkpoint.pt"} <= {p.name for p in trained.iterdir()}
+    assert {"model.safetensors", "result.json", "checkpoint.pt", "samples.png"} <= {p.name for p in trained.iterdir()}
     record = json.loads((trained / "result.json").read_text())
     assert record["model"] == "realnvp" and record["profile"] == "smoke" and record["metrics"]["split"] == "test"
 
@@ -136,14 +136,20 @@ def test_list(capsys):
     assert names["models"] == list(recipes.RECIPES) and set(names["weights"]) == set(weights.shipped())
     assert run("list") == 0
     said = capsys.readouterr().out
-    assert max(map(len, said.splitlines())) <= 100 and all(f"\n{name} " in said for name in weights.shipped())
+    assert max(map(len, said.splitlines())) <= 80 and all(f"\n{name} " in said for name in weights.shipped())
     entry = weights.shipped()["matching-fashion"]["metrics"]
     assert f"Fréchet {entry['frechet_distance']:.2f}, as asked {entry['control_accuracy']:.1%}" in said
     assert run("list", "matching-fashion") == 0
-    assert f"{entry['recall']:.4f}" in capsys.readouterr().out
+    assert re.search(f"^recall +{entry['recall']:.2f}$", capsys.readouterr().out, re.M)
     assert run("list", "matching-fashion", "--json") == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == entry
-    assert run("list", "matching-fashions") == 1 and "`python -m helpers list` names them" in capsys.readouterr().err
+    assert run("list", "matching-fashions") == 1
+    assert "did you mean matching-fashion? `python -m helpers list` names them" in capsys.readouterr().err
+    assert run("experiment", "list") == 0 and max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_a_command_that_there_is_not(capsys):
+    assert run("trian") == 1 and "There is no command 'trian': did you mean train? Take one of list," in capsys.readouterr().err
 
 
 def test_an_earlier_checkpoint_is_not_lost(trained, capsys):
@@ -270,7 +276,7 @@ def test_a_setting_of_the_model(tmp_path, capsys):
     assert (config["objective"], config["betas"], config["mislabelled"], config["spectral_norm"]) == ("hinge", [0.5, 0.9], 0.1, True)
     assert config["width"] == 8  # the profile's
     for setting, says in {
-        "depth=3": "no setting 'depth': did you mean width? Take one of told, mislabelled",
+        "depth=3": "no setting 'depth': did you mean width? Take one of latent, objective",
         "classes=3": "no setting 'classes'",  # the data says how many
         "width=wide": "width=wide was given: take a value like 32",
         "width=8.5": "width=8.5 was given",
