@@ -136,6 +136,22 @@ def test_moving_changes_the_picture_and_moving_back_restores_it(name):
     assert explorer.picture.value == first
 
 
+def test_reset_and_roll():
+    """Each draws once, however many controls it moves; a roll always shows another draw."""
+    found = sliders.classes_and_noise(told(), data.FASHION, n=2)
+    first, drawn = found.picture.value, []
+    reset, roll = (button for row in found.box.children if hasattr(row, "children") for button in row.children)
+    found.draw, before = (lambda model, draw=found.draw, **values: drawn.append(values) or draw(model, **values)), -1
+    for _ in range(5):
+        roll.click()
+        assert drawn[-1]["noise"] not in (before, 0 if before < 0 else None)
+        before = drawn[-1]["noise"]
+    found.controls["label"].value, found.controls["truncation"].value = 8, 0.5
+    assert found.picture.value != first and len(drawn) == 7
+    reset.click()
+    assert found.picture.value == first and len(drawn) == 8 and drawn[-1] == {"label": 3, "noise": 0, "truncation": 1.0}
+
+
 def test_an_explorer_keeps_its_own_model():
     """A later cell that rebinds a name must not change what a slider draws."""
     model = tiny_flow()

@@ -5,6 +5,7 @@ Moving a slider sets the bytes of a single widgets.Image of fixed size, so nothi
 """
 
 import base64
+import random
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -22,31 +23,59 @@ class Explorer:
 
     draw(model, **values) -> (PIL image, caption): called with the value of each control, after each change.
     controls: name -> widget. Every picture must be of the size of the first. plays: a slider of whole numbers that a play button moves.
+    dice: of these, sliders of whole numbers, which only number draws, a button rolls.
     """
 
-    def __init__(self, model, draw: Callable[..., tuple[Image.Image, str]], controls: dict[str, widgets.Widget], plays: str | None = None):
+    moving = False  # several controls at once
+
+    def __init__(
+        self,
+        model,
+        draw: Callable[..., tuple[Image.Image, str]],
+        controls: dict[str, widgets.Widget],
+        plays: str | None = None,
+        dice: tuple[str, ...] = ("noise", "draw"),
+    ):
         self.model, self.draw, self.controls = model, draw, controls
         self.picture = widgets.Image(format="png")
         self.caption = widgets.Label()
         self.refresh()
         size = self.image.size
         self.picture.width, self.picture.height = size
-        self.picture.layout = widgets.Layout(width=f"{size[0]}px", height=f"{size[1]}px", object_fit="none", min_width=f"{size[0]}px")
+        # as wide as there is room for, and always as high: a picture that is exchanged must not move what stands below it
+        self.picture.layout = widgets.Layout(width="100%", max_width=f"{size[0]}px", height=f"{size[1]}px", object_fit="contain")
         rows = [widgets.HBox([player(control), control]) if name == plays else control for name, control in controls.items()]
-        self.box = widgets.VBox([*rows, self.caption, self.picture])
+        start = {name: control.value for name, control in controls.items()}
+        buttons = [button("reset", lambda: self.move(start))]
+        rolled = [name for name in dice if isinstance(controls.get(name), widgets.IntSlider)]
+        if rolled:
+            buttons.append(button("roll", lambda: self.move({name: another(controls[name]) for name in rolled})))
+        self.box = widgets.VBox([*rows, widgets.HBox(buttons), self.caption, self.picture])
         for control in controls.values():
             control.observe(self.refresh, names="value")
 
     def refresh(self, change=None) -> None:
+        if self.moving:
+            return
         with aside():
             self.image, caption = self.draw(self.model, **{name: control.value for name, control in self.controls.items()})
         self.picture.value = plots.small_png(self.image, optimize=False)
         self.caption.value = caption
 
+    def move(self, values: dict) -> None:
+        """Set several controls, and draw once."""
+        self.moving = True
+        try:
+            for name, value in values.items():
+                self.controls[name].value = value
+        finally:
+            self.moving = False
+        self.refresh()
+
     def states(self, along: str, count: int) -> list[tuple[str, Image.Image]]:
         """Caption and picture at `count` values of one control, from its first to its last; the other controls stay where they are."""
         control, values = self.controls[along], {name: control.value for name, control in self.controls.items()}
-        if isinstance(control, widgets.SelectionSlider):
+        if isinstance(control, widgets.ToggleButtons):
             options = [value for _, value in control.options]
         else:
             options = [type(control.value)(control.min + i * control.step) for i in range(round((control.max - control.min) / control.step) + 1)]
@@ -77,18 +106,35 @@ def player(control: widgets.IntSlider) -> widgets.Play:
     return button
 
 
-STYLE, WIDTH = {"description_width": "110px"}, "460px"
+def button(text: str, pressed: Callable[[], None]) -> widgets.Button:
+    found = widgets.Button(description=text, layout=widgets.Layout(width="auto"))
+    found.on_click(lambda _: pressed())
+    return found
+
+
+def another(control: widgets.IntSlider) -> int:
+    """A value of a slider that it has not, at random: not of the generator that draws images."""
+    return random.choice([value for value in range(control.min, control.max + 1) if value != control.value])
+
+
+STYLE = {"description_width": "110px"}
 
 
 def slider(label, value, low, high, step, kind=widgets.FloatSlider):
-    return kind(value=value, min=low, max=high, step=step, description=label, style=STYLE, layout=widgets.Layout(width=WIDTH))
+    layout = widgets.Layout(width="100%", max_width="460px")
+    return kind(value=value, min=low, max=high, step=step, description=label, style=STYLE, layout=layout)
 
 
 def choice(label, value, names):
-    """A slider over names, which shows the one it stands at; its value is that name's place."""
+    """A button for each name, of which one is pressed; its value is that name's place."""
     options = [(str(name), i) for i, name in enumerate(names)]
-    layout = widgets.Layout(width=WIDTH)
-    return widgets.SelectionSlider(options=options, value=min(value, len(names) - 1), description=label, style=STYLE, layout=layout)
+    style = STYLE | {"button_width": "auto"}
+    return widgets.ToggleButtons(options=options, value=min(value, len(names) - 1), description=label, style=style)
+
+
+def one_of(images, label: str = "image", value: int = 0):
+    """A button for each of the first twelve images, which have no order."""
+    return choice(label, value, range(min(12, len(images))))
 
 
 def check_classes(model, classes):

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from helpers.models import diffusion
 from helpers.models.layers import unit
 from helpers.show import plots
-from helpers.show.explorer import Explorer, check_classes, choice, scale_of, slider
+from helpers.show.explorer import Explorer, check_classes, choice, one_of, scale_of, slider
 from helpers.training import aside
 
 UNKNOWN = 0.3  # the grey of what is not there yet
@@ -66,7 +66,7 @@ def expected(model, images) -> Explorer:
         caption += f"it is {truth}, which costs {-odds[truth].log2():.1f} bits. Right: the values 0 to {highest}, heights are roots"
         return chart, caption
 
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls = {"image": one_of(images)}
     controls["row"] = slider("row", height // 2, 0, height - 1, 1, widgets.IntSlider)
     return Explorer(model, draw, controls | {"column": slider("column", width // 2, 0, width - 1, 1, widgets.IntSlider)})
 
@@ -85,7 +85,7 @@ def continued(model, images, n: int = 6, last: int = 20) -> Explorer:
         strip = torch.cat([torch.stack([whole[image], seen]), found])
         return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
 
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls = {"image": one_of(images)}
     controls["kept"] = slider("rows kept", height // 2, 0, height, 2, widgets.IntSlider)
     controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.1)
     return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
@@ -103,10 +103,16 @@ def words(model, images) -> Explorer:
         before, text[place] = text[place].item(), word
         rebuilt = model.decode(torch.stack([texts[image], text]))
         caption = f"image {image}: its words, with {word} for {before} in row {row + 1}, column {column + 1} · rebuilt as it was · and with that word"
-        return plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=2 * scale_of(rebuilt)), caption
+        scale, (height, width) = 2 * scale_of(rebuilt), rebuilt.shape[2:]
+        picture = plots.grid(torch.cat([plots.shades(model, text[None]), rebuilt]), columns=3, scale=scale).convert("RGB")
+        patch = scale * width // across, scale * height // rows
+        for i in range(3):  # the word's place, in each of the three
+            left, top = plots.GAP + i * (scale * width + plots.GAP) + column * patch[0], plots.GAP + row * patch[1]
+            ImageDraw.Draw(picture).rectangle([left - 1, top - 1, left + patch[0], top + patch[1]], outline="#ff9f1c", width=2)
+        return picture, caption
 
     other = texts[-1, rows // 2 * across + across // 2].item()  # what the last image has there
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls = {"image": one_of(images)}
     controls["row"] = slider("row", rows // 2, 0, rows - 1, 1, widgets.IntSlider)
     controls["column"] = slider("column", across // 2, 0, across - 1, 1, widgets.IntSlider)
     return Explorer(model, draw, controls | {"word": slider("word", other, 0, model.config.codes - 1, 1, widgets.IntSlider)})
@@ -134,7 +140,7 @@ def completed(model, images, classes=(), n: int = 8, last: int = 20) -> Explorer
         caption = f"image {image} · rebuilt from its words · {n} times its first {kept} of {rows} rows, completed{told}, draw {draw}"
         return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
 
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls = {"image": one_of(images)}
     controls["kept"] = slider("rows kept", rows // 3, 0, rows, 1, widgets.IntSlider)
     controls |= {"label": choice("class", 0, classes)} if classes else {}
     controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.05)
@@ -184,7 +190,7 @@ def holes(model, images, n: int = 5, last: int = 20) -> Explorer:
         caption = f"image {image} · what is seen of it · {n} times the {diffusion.SIDES[side]} {share:.0%} in {steps} passes, draw {draw}"
         return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
 
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider), "side": choice("hidden side", 0, diffusion.SIDES)}
+    controls = {"image": one_of(images), "side": choice("hidden side", 0, diffusion.SIDES)}
     controls |= {
         "share": slider("share hidden", 0.5, 0.1, 1.0, 0.1),
         "steps": slider("passes", model.passes, 1, min(16, model.latent_dim), 1, widgets.IntSlider),

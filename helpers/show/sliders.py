@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from helpers import UserError
 from helpers.models.layers import unit
 from helpers.show import plots
-from helpers.show.explorer import Explorer, check_classes, choice, noise_of, scale_of, slider
+from helpers.show.explorer import Explorer, check_classes, choice, noise_of, one_of, scale_of, slider
 from helpers.show.piece_sliders import completed, continued, expected, holes, passes, pixel_by_pixel, words  # noqa: F401 (which belong here, too)
 from helpers.show.velocity_sliders import few_steps, filled, guided, stirred  # noqa: F401 (which belong here, too)
 from helpers.training import aside
@@ -119,8 +119,7 @@ def between(models: dict, images) -> Explorer:
         names = [f"image {first}", "pixels\nblended", *(f"{name}\n{way}" for name in models for way in ("chord", "arc")), f"image {second}"]
         return plots.labelled(strip, names, scale_of(strip)), f"at {position:.2f} between image {first} and image {second}"
 
-    last = len(images) - 1
-    controls = {name: slider(name, value, 0, last, 1, widgets.IntSlider) for name, value in (("first", 0), ("second", min(1, last)))}
+    controls = {name: one_of(images, name, value) for name, value in (("first", 0), ("second", 1))}
     return Explorer(models, draw, controls | {"position": slider("position", 0.5, 0.0, 1.0, 0.05)})
 
 
@@ -172,7 +171,7 @@ def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperatu
         images = model.decode(temperature * torch.cat([noises[draws[name]][:, part] for name, part in parts.items()], dim=1))
         return plots.grid(images, columns=n, scale=scale_of(images)), ", ".join(f"{name} latents of draw {i}" for name, i in draws.items())
 
-    return Explorer(model, draw, {name: slider(f"{name} latents", 0, 0, last, 1, widgets.IntSlider) for name in parts})
+    return Explorer(model, draw, {name: slider(f"{name} latents", 0, 0, last, 1, widgets.IntSlider) for name in parts}, dice=tuple(parts))
 
 
 BRUSH = torch.tensor([[0.35, 0.8, 0.35], [0.8, 1.0, 0.8], [0.35, 0.8, 0.35]])  # how dark each pixel of a stroke gets
@@ -205,7 +204,7 @@ def pen(model, sheets, classes, names: list[str] | None = None) -> Explorer:
         read = max(shares, key=shares.get)
         return plots.beside(paper, plots.bars(shares)), f"{names[sheet]}: {bits:.3f} bits/dim, read as {read}; the pen {pen_is} at ({across}, {down})"
 
-    controls = {"sheet": slider("sheet", 0, 0, len(sheets) - 1, 1, widgets.IntSlider)}
+    controls = {"sheet": choice("sheet", 0, names)}
     controls |= {"across": slider("across", width // 2, 0, width - 1, 1, widgets.IntSlider)}
     controls |= {"down": slider("down", height // 2, 0, height - 1, 1, widgets.IntSlider)}
     return Explorer(model, draw, controls | {"pen": slider("pen", 0, -1, 1, 1, widgets.IntSlider)})
@@ -263,7 +262,7 @@ def dimensions(model, images, order, names=None, reach: float = 3.0) -> Explorer
         far = ", ".join(f"z{k} {step:+.1f}" for k, step in zip(order, steps.values(), strict=True) if step)
         return plots.grid(strip, columns=3, scale=2 * scale_of(strip)), f"test image {image} · rebuilt · moved by {far or 'nothing'}"
 
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider)}
+    controls = {"image": one_of(images)}
     controls |= {f"z{k}": slider(f"z{k} {names.get(k, '')}".strip(), 0.0, -reach, reach, 0.25) for k in order}
     return Explorer(model, draw, controls)
 

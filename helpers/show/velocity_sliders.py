@@ -6,7 +6,7 @@ import torch
 from helpers.models import diffusion
 from helpers.models.matching import evaluations
 from helpers.show import plots
-from helpers.show.explorer import Explorer, check_classes, choice, noise_of, scale_of, slider
+from helpers.show.explorer import Explorer, check_classes, choice, noise_of, one_of, scale_of, slider
 from helpers.training import aside
 
 
@@ -80,6 +80,6 @@ def filled(model, images, n: int = 5, steps: int = 10, last: int = 20) -> Explor
         caption = f"image {image} · what is seen of it · {asked}, draw {noise}"
         return plots.grid(strip, columns=len(strip), scale=scale_of(strip)), caption
 
-    controls = {"image": slider("image", 0, 0, len(images) - 1, 1, widgets.IntSlider), "side": choice("hidden side", 0, diffusion.SIDES)}
+    controls = {"image": one_of(images), "side": choice("hidden side", 0, diffusion.SIDES)}
     controls |= {"share": slider("share hidden", 0.5, 0.1, 1.0, 0.1), "repeats": slider("repeats", 2, 1, 8, 1, widgets.IntSlider)}
     return Explorer(model, draw, controls | {"noise": slider("draw", 0, 0, last, 1, widgets.IntSlider)})
