@@ -268,7 +268,8 @@ def source(*objects) -> None:
     from pygments.lexers import PythonLexer
 
     code = "\n\n".join(inspect.getsource(thing) for thing in objects)
-    formatter = HtmlFormatter(noclasses=True, style="default", prestyles="font-size: 12px; line-height: 1.35; padding: 8px; overflow-x: auto")
+    look = "color: #222; font-size: 12px; line-height: 1.35; padding: 8px; overflow-x: auto; white-space: pre"  # on the style's own light ground
+    formatter = HtmlFormatter(noclasses=True, style="default", prestyles=look)
     display(HTML(highlight(code, PythonLexer(), formatter)))
 
 
