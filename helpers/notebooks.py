@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -103,10 +104,9 @@ def run(names: list[str] | None = None, profile: str | None = None, out: str = "
         headline = execute(path, profile, Path(out))
         seconds, dataset = headline.pop("seconds"), headline.pop("dataset", "")
         metrics = ", ".join(f"{key} {value}" for key, value in headline.items())
-        rows.append([path.name, dataset, metrics, f"{seconds:.0f} s", device])
-    header = ["notebook", "data set", "metrics", "time", "device"]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    print()
-    for row in [header, ["-" * width for width in widths], *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+        rows.append((path.name, dataset, f"{seconds:.0f} s", metrics))
+    print(f"\nprofile {profile}, on {device}")
+    for name, dataset, seconds, metrics in [("notebook", "data set", "time", "measured"), *rows]:
+        said = textwrap.wrap(metrics, 36) or [""]
+        print(f"{name:26}{dataset:9} {seconds:>6}  " + f"\n{'':44}".join(said))
     print(f"\nexecuted copies and HTML are in {out}/")

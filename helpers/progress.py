@@ -42,7 +42,7 @@ def kind() -> type:
 
 def bar(*arguments, **settings):
     """What tqdm(...) is."""
-    return kind()(*arguments, **settings)
+    return kind()(*arguments, **{"dynamic_ncols": True} | settings)
 
 
 def write(text: str) -> None:

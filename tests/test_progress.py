@@ -5,6 +5,7 @@ import io
 from tqdm.auto import tqdm
 
 from helpers import progress
+from helpers.training.reports import BAR
 
 
 def test_in_a_file_a_bar_is_a_line_each_half_minute_and_nothing_is_rewritten(monkeypatch):
@@ -30,3 +31,9 @@ def test_who_sees_what(monkeypatch):
         assert progress.kind() is kind
     monkeypatch.setitem(progress.sys.modules, "ipykernel", None)
     assert progress.kind() is tqdm
+
+
+def test_the_bar_of_two_players_fits_a_terminal():
+    said = "discriminator 1.234, generator 0.891, epoch 60/60"
+    line = tqdm.format_meter(51_540, 51_540, 7_000, ncols=80, bar_format=BAR, postfix=said)
+    assert len(line) <= 80 and "discriminator 1.234, generator 0.891" in line

@@ -15,6 +15,7 @@ from helpers.training.devices import device_name
 CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 30))  # what a killed run can lose at most
 CHECK_STEPS = 10  # between looks at the losses: each look makes the processor wait for the device
 MOST_REPORTS = 60  # of a run: of a longer one they are spread over all of it
+BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # with two losses within 80 columns
 LOOKS = 20  # in a row at which a training looks lost before anybody is told
 
 
@@ -32,7 +33,7 @@ class Reporter:
         self.pending = []  # terms that are still on the device
         self.started = self.saved = time.perf_counter()
         self.stopped, self.looking = None, 0.0  # seconds that on_report takes
-        self.bar = bar(total=run.total_steps, initial=run.state.step, disable=not self.progress, unit="step", mininterval=0.5)
+        self.bar = bar(total=run.total_steps, initial=run.state.step, disable=not self.progress, mininterval=0.5, bar_format=BAR)
 
     def __enter__(self):
         if self.on_report and self.run.state.step == 0 and self.run.team.first:
@@ -126,9 +127,9 @@ class Reporter:
     def tell(self, means: dict[str, float]) -> None:
         """The bar's numbers, and an alarm once the training has looked lost for LOOKS looks in a row."""
         run, state = self.run, self.run.state
-        numbers = ", ".join(f"{name.replace('_', ' ')} {means[name]:.3f}" for name in run.model.watched)
+        numbers = ", ".join(f"{name.removesuffix('_loss').replace('_', ' ')} {means[name]:.3f}" for name in run.model.watched)
         epoch, epochs = (math.ceil(steps / run.steps_per_epoch) for steps in (state.step, run.total_steps))
-        self.bar.set_postfix_str(f"epoch {epoch}/{epochs}, {numbers}", refresh=False)
+        self.bar.set_postfix_str(f"{numbers}, epoch {epoch}/{epochs}", refresh=False)
         message = run.model.alarm(means)
         state.looks = state.looks + 1 if message else 0
         if state.looks == LOOKS:
