@@ -125,7 +125,7 @@ PIXELS = Recipe(
     Pixels,
     ({"width": 16, "layers": 1, "heads": 2, "near": 16, "blocks": 1}, replace(SMOKE, optimizer="muon")),
     ({}, replace(WRITING, epochs=1, average=0.99, train_images=10_000, reports_per_epoch=4)),
-    ({"width": 256, "layers": 6, "near": 192}, replace(WRITING, epochs=12, batch_size=128, average=0.999)),
+    ({"width": 256, "layers": 6, "near": 192, "dropout": 0.1}, replace(WRITING, epochs=12, batch_size=128, average=0.999)),
 )
 READER = TrainConfig(learning_rate=4e-3, compile=False)
 CLASSIFIER = Recipe(
