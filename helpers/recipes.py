@@ -117,7 +117,7 @@ MASKED = Recipe(
     MaskedWords,
     ({"reader_width": 16, "reader_layers": 1, "reader_heads": 2, "steps": 4}, replace(SMOKE, optimizer="muon")),
     ({}, replace(STEADY, epochs=3, average=0.99, reports_per_epoch=2)),
-    ({"reader_width": 256, "reader_heads": 8}, replace(STEADY, epochs=60, average=0.999)),
+    ({"reader_width": 192, "reader_heads": 6, "dropout": 0.0}, replace(STEADY, learning_rate=1.5e-2, epochs=100, average=0.999)),
     after="vqvae",
 )
 WRITING = TrainConfig(batch_size=32, learning_rate=2e-2, optimizer="muon")
