@@ -194,7 +194,7 @@ BAD = {
     "schedule_steps = -5": lambda: VAE(VAEConfig(schedule="linear", schedule_steps=-5)),
     "schedule of 0 steps": lambda: VAE(VAEConfig(schedule="cyclical")),
     r"must lie in \[0, 1\]": lambda: tiny().loss(torch.full((1, 1, 8, 8), 1.5)),
-    r"shape \(1, 1, 28, 28\)": lambda: tiny().encode(torch.zeros(1, 1, 28, 28)),
+    r"This model takes images \(N, 1, 8, 8\), and \(1, 1, 28, 28\)": lambda: tiny().encode(torch.zeros(1, 1, 28, 28)),
     "0 importance samples": lambda: tiny().log_prob(IMAGES, samples=0),
     r"Latents of shape \(2, 5\)": lambda: tiny().decode(torch.zeros(2, 5)),
     "temperature -1": lambda: tiny().sample(2, -1),
