@@ -161,7 +161,7 @@ def test_a_family_from_outside_is_trained_measured_drawn_and_explored(moved_in, 
     assert run("train", "pca", "--dataset", "digits", "--profile", "smoke", "--folder", tmp_path, "--set", "latent=2") == 0
     model, info = weights.load_model(tmp_path / "model.safetensors")
     assert type(model) is ProbabilisticPCA and (model.config.latent, model.config.images) == (2, 320) and info["dataset"] == "digits"
-    assert run("evaluate", tmp_path / "model.safetensors") == 0 and "mse_to_mine" in capsys.readouterr().out
+    assert run("evaluate", tmp_path / "model.safetensors") == 0 and "\nmine  " in capsys.readouterr().out
     assert run("sample", tmp_path / "model.safetensors", "--count", 4, "--out", tmp_path / "four.png") == 0
     images, labels = digits.part("test")
     for explorer, control in (

@@ -268,7 +268,7 @@ def test_training_images_are_shifted_whole():
 
 def test_a_classifier_says_what_it_takes():
     model = Classifier(ClassifierConfig(width=4))
-    with pytest.raises(UserError, match=r"\(2, 1, 8, 8\).*\(N, 1, 28, 28\)"):
+    with pytest.raises(UserError, match=r"\(N, 1, 28, 28\).*\(2, 1, 8, 8\)"):
         model(torch.zeros(2, 1, 8, 8))
     with pytest.raises(UserError, match="one image at a time"):
         Classifier(ClassifierConfig(parts=2))
