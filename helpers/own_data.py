@@ -108,8 +108,8 @@ def _listed(folder: Path):
         if sorted_in and beside:
             print(f"{len(beside)} pictures of {top} are left out: they are in none of its sub-folders, which are the classes.")
         deeper = sorted({picture.parent.name for _, picture in sorted_in if picture.parent.parent.parent == top})
-        if len({label for label, _ in sorted_in}) == 1 and len(deeper) > 1:
-            name = sorted_in[0][0]
+        name = sorted_in[0][0] if len({label for label, _ in sorted_in}) == 1 else None
+        if name and deeper and (len(deeper) > 1 or any(name.lower() in names for names in SPLITS.values())):
             print(f"All pictures of {top} are of one class, {name}: give {top / name} if {', '.join(deeper[:3])} and the like are the classes.")
         return sorted_in or [(folder.name, picture) for picture in beside]
 

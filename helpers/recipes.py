@@ -231,6 +231,8 @@ def settings_of(model: str, pairs: list[str]) -> dict:
             with contextlib.suppress(ValueError, SyntaxError):
                 value = ast.literal_eval(text)
         value = float(value) if wanted is float and type(value) is int else value
+        if wanted is tuple and type(value) is tuple and all(type(part) is float for part in defaults[name]):
+            value = tuple(float(part) if type(part) is int else part for part in value)
         if type(value) is not wanted:
             raise UserError(f"{name}={text} was given: take a value like {defaults[name]!r}.")
         found[name] = value

@@ -55,6 +55,11 @@ def test_one_level_too_many_and_classes_that_are_one_are_said(tmp_path, load, ca
     assert "hound is left out: it is" in capsys.readouterr().out
 
 
+def test_a_lone_split_is_said_to_be_taken_for_a_class(tmp_path, load, capsys):
+    write(tmp_path / "alone" / "train" / "cat", 24)
+    assert load(tmp_path / "alone").classes == ("train",) and "are of one class, train: give" in capsys.readouterr().out
+
+
 def test_what_was_found_is_said_first(tmp_path, load, capsys):
     for name in ("cat", "dog"):
         write(tmp_path / "pets" / name, 40)

@@ -61,6 +61,12 @@ def test_what_nobody_would_read_is_said(model, asked, said, digits):
     assert said in str(error.value)
 
 
+def test_whole_numbers_among_floats_are_floats():
+    """Adam wants both its betas to be."""
+    assert [type(beta) for beta in recipes.settings_of("cgan", ["betas=(0,0.9)"])["betas"]] == [float, float]
+    assert recipes.settings_of("ladder", ["layers=(1,2,1)"]) == {"layers": (1, 2, 1)}
+
+
 def test_the_ends_of_a_range():
     assert [settings.Within(0, 1).holds(x) for x in (0, 1, 1.1, -0.1, float("nan"))] == [True, True, False, False, False]
     assert not settings.Within(0, 1, below=True).holds(1) and not settings.Within(0).holds(float("inf"))

@@ -227,7 +227,7 @@ def test_whatever_comes(cases):
     if CASES > 200:
         path, what = (
             weights.RESULTS / "trouble.json",
-            {"what": __doc__.splitlines()[0], "made_by": f"TROUBLE={CASES} python -m pytest {Path(__file__).name}"},
+            {"what": __doc__.splitlines()[0], "made_by": f"TROUBLE={CASES} python -m pytest tests/test_trouble.py"},
         )
         before = json.loads(path.read_text())["kinds"] if path.exists() else {}
         training.write_json(path, what | {"kinds": before | {kind: {"tried": sum(found.values()), **found}}})
