@@ -46,7 +46,7 @@ test-browser: setup
 test-widgets7: setup
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/widgets7 ipywidgets==7.7.1 widgetsnbextension==3.6.6 ipython_genutils==0.2.0
 	PYTHONPATH=.venv/widgets7 $(BIN)/python -c 'import ipywidgets; assert ipywidgets.__version__ == "7.7.1"'
-	PYTHONPATH=.venv/widgets7 $(BIN)/python -m pytest -q -W ignore::DeprecationWarning tests/test_sliders.py
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/widgets7 $(BIN)/python -m pytest -q -W ignore::DeprecationWarning tests/test_sliders.py
 
 report: setup
 	$(BIN)/python -m helpers report

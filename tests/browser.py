@@ -204,7 +204,7 @@ def test_every_slider_of(name, lab, page):
                 page.keyboard.press(key)
                 page.wait_for_timeout(500)
             with Image.open(io.BytesIO(guided.screenshot())) as shot:
-                shot.crop((0, 4, 720, shot.height)).save(ROOT / "imgs" / "sliders.png")
+                shot.crop((0, 4, 800, shot.height)).save(ROOT / "imgs" / "sliders.png")
         training.write_json(path, record | {"device": training.device_name("cpu"), name: found})
     assert median <= LIMITS.get(name, LIMIT)
 
