@@ -224,10 +224,8 @@ def show(values: dict, without: tuple[str, ...] = ()) -> None:
     for key, value in values.items():
         if key not in without:
             known = measures.metric(key)
-            text = (
-                f"{value:.{known.digits if known.heading else 4}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-            )
-            print(f"{known.heading or key.replace('_', ' '):26} {text}")
+            how = {float: f".{known.digits if known.heading else 4}f", int: ","}.get(type(value), "")
+            print(f"{known.heading or key.replace('_', ' '):26} {format(value, how)}")
 
 
 def ship(args):
@@ -299,7 +297,8 @@ def train_options(command) -> None:
     command.set_defaults(call=train)
 
 
-def parser():
+def parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """What reads the command line, and the commands that it knows."""
     main = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     commands = main.add_subparsers(required=True, metavar="COMMAND")
 
@@ -359,15 +358,14 @@ def parser():
     command.add_argument("notebook", nargs="*", help="which (default: all)")
     command.add_argument("--profile")
     command.set_defaults(call=run)
-    return main
+    return main, list(commands.choices)
 
 
 def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # β on a console that has no such letter
-    known = parser()
-    (commands,) = (action.choices for action in known._actions if action.choices)
+    known, commands = parser()
     try:
         if sys.argv[1:] and sys.argv[1] not in commands and not sys.argv[1].startswith("-"):
             raise UserError(f"There is no command {sys.argv[1]!r}: {take(sys.argv[1], commands)}.")

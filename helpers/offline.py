@@ -43,18 +43,14 @@ def with_formulas(text: str) -> str:
     """HTML with MathML in place of $...$ and $$...$$, but for code."""
 
     def formula(found):
-        made = convert(html.unescape(found[1] or found[2]).strip(), display="block" if found[1] else "inline")
+        made = convert(html.unescape(found[2] or found[3]).strip(), display="block" if found[2] else "inline")
         return re.sub("<mi>([a-z]{2,})</mi>(?=(<mo stretchy)?)", spaced, made)
 
     def spaced(name):  # "log x", and "log(x)"
         return f'<mo lspace="0.17em" rspace="{"0" if name[2] else "0.17em"}">{name[1]}</mo>'
 
-    parts = re.split(r"(<(code|pre)\b.*?</\2>)", text, flags=re.S)
-    for i in range(0, len(parts), 3):
-        parts[i] = re.sub(r"\$\$(.+?)\$\$|\$([^$]+?)\$", formula, parts[i], flags=re.S)
-        if i + 2 < len(parts):
-            parts[i + 2] = ""  # the tag's name, caught for the pattern alone
-    return "".join(parts)
+    pattern = r"<(code|pre)\b.*?</\1>|\$\$(.+?)\$\$|\$([^$]+?)\$"
+    return re.sub(pattern, lambda found: found[0] if found[1] else formula(found), text, flags=re.S)
 
 
 def shown(notebook):

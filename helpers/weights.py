@@ -158,9 +158,21 @@ def record(name: str) -> dict:
 
 
 def store(name: str, content: bytes, result: dict, changed: dict) -> None:
-    """Weights, in half precision, and their record, under `name`, entered in the index; changed: settings of the model that are to be others."""
+    """Weights, in half precision, and their record, under `name`, entered in the index; changed: settings of the model that are to be others.
+
+    Shipped weights that have tensors from those that stood under this name keep them, in their own file.
+    """
+    for other in shipped():
+        borrowing = (WEIGHTS / f"{other}.safetensors").read_bytes()
+        if other != name and json.loads(metadata(borrowing).get("lent", "{}")).get("by") == name:
+            put(other, halved(borrowing), record(other))
     lender = result.get("start") if result.get("start") != name else None  # whose file is about to be another
     content, result = halved(content, changed, lender), result | {"model_config": result["model_config"] | changed}
+    put(name, content, result)
+
+
+def put(name: str, content: bytes, result: dict) -> None:
+    """A file of weights, its record and its entry in the index."""
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": f"results/{name}.json"}
     entry |= {key: result[key] for key in ("model", "dataset", "parameters", "seconds", "device", "metrics")}
     entry["seconds"] += result.get("seconds_before", 0.0)

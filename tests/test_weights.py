@@ -128,7 +128,11 @@ def test_what_a_training_left_alone_is_not_kept_twice(saved, tmp_path, monkeypat
     weights.store("first", (tmp_path / "run.safetensors").read_bytes(), result, {})  # and stands alone, whatever becomes of the first
     assert weights.load_model("second")[0].state_dict()[changed].isfinite().all()
     weights.store("second", (tmp_path / "run.safetensors").read_bytes(), result | {"start": "first"}, {})
-    weights.store("first", path.read_bytes(), result, {})
+    before = weights.load_model("second")[0]
+    weights.store("first", path.read_bytes(), result | {"seconds": 2.0}, {})  # the lender is replaced, and the borrower keeps what it had
+    assert same(weights.load_model("second")[0], before) and "lent" not in weights.metadata((tmp_path / "second.safetensors").read_bytes())
+    weights.store("second", (tmp_path / "run.safetensors").read_bytes(), result | {"start": "first"}, {})
+    (tmp_path / "first.safetensors").write_bytes(path.read_bytes())  # changed behind its back
     with pytest.raises(UserError, match="first.safetensors has the sha256"):
         weights.load_model("second")
 

@@ -51,7 +51,7 @@ Rest = Annotated[float, Within(0, 1, below=True)]  # a decay, a dropout: never a
 
 
 def declared(config) -> dict:
-    """Of each setting its type, (int,) or ("conv", "mlp") of a choice, and what else is said of it: name -> (type, the rest)."""
+    """name -> the type of a setting, and what else is said of it: its range (`Within`), where it is read (`Only`)."""
     found = {}
     for name, kind in get_type_hints(type(config), include_extras=True).items():
         inside, said = (get_args(kind)[0], kind.__metadata__) if get_origin(kind) is Annotated else (kind, ())
