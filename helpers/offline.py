@@ -49,7 +49,7 @@ def with_formulas(text: str) -> str:
     def spaced(name):  # "log x", and "log(x)"
         return f'<mo lspace="0.17em" rspace="{"0" if name[2] else "0.17em"}">{name[1]}</mo>'
 
-    pattern = r"<(code|pre)\b.*?</\1>|\$\$(.+?)\$\$|\$([^$]+?)\$"
+    pattern = r"<(code|pre)\b.*?</\1>|\$\$(.+?)\$\$|\$([^$<]+?)\$"
     return re.sub(pattern, lambda found: found[0] if found[1] else formula(found), text, flags=re.S)
 
 
