@@ -147,6 +147,26 @@ def painted(page, keys):
     return frames
 
 
+def draw_on(paper, page):
+    """A stroke by mouse changes the picture below the sheet, and so does one by keys."""
+    explorer = page.locator(".widget-vbox:has(canvas[role=img]):has(img.widget-image)").filter(has=paper)
+    picture = explorer.locator("img.widget-image")
+    paper.scroll_into_view_if_needed()
+    box, (first, caption) = paper.bounding_box(), (picture.evaluate(WATCH), explorer.inner_text())
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    page.wait_for_function("first => window.seen.code !== first", arg=first, timeout=5_000)
+    assert explorer.inner_text() != caption
+    by_mouse = page.evaluate("window.seen.code")
+    paper.focus()
+    for key in (" ", "ArrowDown", "ArrowDown"):
+        paper.press(key)
+    page.wait_for_function("before => window.seen.code !== before", arg=by_mouse, timeout=5_000)
+    page.evaluate("window.seen.stop = true")
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_slider_of(name, lab, page):
     errors = []
@@ -189,6 +209,8 @@ def test_every_slider_of(name, lab, page):
                 page.wait_for_function(FIRST_AGAIN, arg=[first, 1_000], timeout=30_000)  # keys may come faster than pictures
             page.evaluate("window.seen.stop = true")
         assert moved, f"no slider of explorer {i + 1} changes its picture"
+    for paper in page.locator("canvas[role=img]").all():
+        draw_on(paper, page)
     assert not [error for error in errors if not any(word in error for word in HARMLESS)]
     median = statistics.median(waits)
     said = f"{len(waits)} moves, {median:.0f} ms from key to picture (median), {max(waits):.0f} at most"

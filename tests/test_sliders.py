@@ -99,7 +99,9 @@ def explorers():
         "redrawn, early": (sliders.redrawn(model, HALVES, n=4), "early", 3),
         "redrawn, late": (sliders.redrawn(model, HALVES, n=4), "late", 3),
         "pen, sheet": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "sheet", 1),
-        "pen, lifted": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "across", 6),
+        "pen, paper": (sliders.pen(tiny_flow(classes=10).eval(), images, data.DIGITS), "paper", [*range(64)]),
+        "drawn, sheet": (sliders.drawn(both, images), "sheet", 1),
+        "drawn, paper": (sliders.drawn(both, images), "paper", [*range(64)]),
         "words, word": (sliders.words(wordy(), many), "word", 6),
         "words, place": (sliders.words(wordy(), many), "column", 0),
         "completed, rows": (sliders.completed(wordy(), many, data.DIGITS, n=3), "kept", 2),
@@ -280,29 +282,19 @@ def test_morphing_ends_at_the_classes():
             explore(told(), ("a", "b", "c"))
 
 
-def test_the_pen_draws_only_when_it_is_down():
-    sheets = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+def test_a_sheet_that_is_taken_again_is_a_new_one():
+    sheets = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     explorer = sliders.pen(tiny_flow(classes=10).eval(), sheets, data.DIGITS)
-    across, down, pen = (explorer.controls[name] for name in ("across", "down", "pen"))
-    blank = explorer.picture.value
-    across.value = 2
-    pen.value = 1
-    down.value = 3  # the first move with the pen down: a dot there, and nowhere else
-    pen.value, down.value, across.value = 0, 4, 4
-    assert explorer.picture.value != blank
-    paper = sliders.plots.grid(sheets[:1], scale=24).convert("RGB")
-    drawn = explorer.image.crop((0, 0, *paper.size))
-
-    def at(x, y):
-        return drawn.getpixel((2 + 24 * x + 2, 2 + 24 * y + 2))[0]
-
-    assert at(2, 3) == 255 and at(1, 3) == at(2, 2) == 204 and at(3, 4) == 89 and at(5, 3) == at(2, 5) == 0
-    explorer.controls["sheet"].value = 1
-    explorer.controls["sheet"].value = 0
-    assert explorer.picture.value == blank  # a sheet that is taken again is a new one
-    paper = torch.ones(8, 8)
-    sliders._stroke(paper, 0, 7, -1)
-    assert paper.sum() == 60  # in a corner the rubber takes four
+    sheet, paper = explorer.controls["sheet"], explorer.controls["paper"]
+    first = explorer.caption.value
+    paper.value = [*range(64)]
+    drawn = explorer.caption.value
+    sheet.value = 1
+    assert paper.value == [] and paper.sheet == sheets[1].flatten().tolist()
+    second = explorer.caption.value
+    sheet.value = 0
+    assert explorer.caption.value == first and len({first, drawn, second}) == 3
+    assert paper.image([], 1).equal(sheets[1:]) and paper.image([*range(64)], 1).flatten().tolist() == [*range(64)]
 
 
 def test_the_pen_says_what_the_flow_says():

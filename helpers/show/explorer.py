@@ -5,6 +5,7 @@ Moving a slider sets the bytes of a single widgets.Image of fixed size, so nothi
 """
 
 import base64
+import html
 import random
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ class Explorer:
     ):
         self.model, self.draw, self.controls = model, draw, controls
         self.picture = widgets.Image(format="png")
-        self.caption = widgets.Label()
+        self.caption = widgets.HTML()  # a Label would be cut off where the window is narrow
         self.refresh()
         size = self.image.size
         self.picture.width, self.picture.height = size
@@ -60,7 +61,7 @@ class Explorer:
         with aside():
             self.image, caption = self.draw(self.model, **{name: control.value for name, control in self.controls.items()})
         self.picture.value = plots.small_png(self.image, optimize=False)
-        self.caption.value = caption
+        self.caption.value = html.escape(caption)
 
     def move(self, values: dict) -> None:
         """Set several controls, and draw once."""

@@ -48,6 +48,7 @@ def expected(model, images) -> Explorer:
         lines = model.lines(images)
 
     def draw(model, image, row, column):
+        row, column = row - 1, column - 1  # people count from 1
         place = (row * width + column) * channels
         with torch.no_grad():
             odds = model.network(lines[image, None], model._label(None, 1), torch.tensor([place], device=model.device))[0].softmax(0).cpu()
@@ -67,8 +68,8 @@ def expected(model, images) -> Explorer:
         return chart, caption
 
     controls = {"image": one_of(images)}
-    controls["row"] = slider("row", height // 2, 0, height - 1, 1, widgets.IntSlider)
-    return Explorer(model, draw, controls | {"column": slider("column", width // 2, 0, width - 1, 1, widgets.IntSlider)})
+    controls["row"] = slider("row", height // 2 + 1, 1, height, 1, widgets.IntSlider)
+    return Explorer(model, draw, controls | {"column": slider("column", width // 2 + 1, 1, width, 1, widgets.IntSlider)})
 
 
 def continued(model, images, n: int = 6, last: int = 20) -> Explorer:
@@ -98,7 +99,7 @@ def words(model, images) -> Explorer:
         texts = model.encode(images)
 
     def draw(model, image, row, column, word):
-        text = texts[image].clone()
+        text, row, column = texts[image].clone(), row - 1, column - 1  # people count from 1
         place = row * across + column
         before, text[place] = text[place].item(), word
         rebuilt = model.decode(torch.stack([texts[image], text]))
@@ -113,8 +114,8 @@ def words(model, images) -> Explorer:
 
     other = texts[-1, rows // 2 * across + across // 2].item()  # what the last image has there
     controls = {"image": one_of(images)}
-    controls["row"] = slider("row", rows // 2, 0, rows - 1, 1, widgets.IntSlider)
-    controls["column"] = slider("column", across // 2, 0, across - 1, 1, widgets.IntSlider)
+    controls["row"] = slider("row", rows // 2 + 1, 1, rows, 1, widgets.IntSlider)
+    controls["column"] = slider("column", across // 2 + 1, 1, across, 1, widgets.IntSlider)
     return Explorer(model, draw, controls | {"word": slider("word", other, 0, model.config.codes - 1, 1, widgets.IntSlider)})
 
 
@@ -171,7 +172,7 @@ def passes(model, n: int = 8, last: int = 20) -> Explorer:
         images = drafts(model, texts[done])
         return plots.grid(images, columns=n, scale=scale_of(images)), caption
 
-    controls = {"share": slider("eighths of the way", 4, 0, 8, 1, widgets.IntSlider)}
+    controls = {"share": slider("eighths done", 4, 0, 8, 1, widgets.IntSlider)}
     controls["steps"] = slider("passes in all", model.passes, 1, model.latent_dim, 1, widgets.IntSlider)
     controls["temperature"] = slider("temperature", 1.0, 0.0, 1.2, 0.1)
     return Explorer(model, draw, controls | {"draw": slider("draw", 0, 0, last, 1, widgets.IntSlider)}, plays="share")

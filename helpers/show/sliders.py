@@ -11,6 +11,7 @@ from helpers import UserError
 from helpers.models.layers import unit
 from helpers.show import plots
 from helpers.show.explorer import Explorer, check_classes, choice, noise_of, one_of, scale_of, slider
+from helpers.show.paper import Paper
 from helpers.show.piece_sliders import completed, continued, expected, holes, passes, pixel_by_pixel, words  # noqa: F401 (which belong here, too)
 from helpers.show.velocity_sliders import few_steps, filled, guided, stirred  # noqa: F401 (which belong here, too)
 from helpers.training import aside
@@ -154,7 +155,9 @@ def flipbook(pages: dict, name: str = "step", first: int = 0) -> Explorer:
         caption = captions[page[name]]
         return pages[caption], caption
 
-    return Explorer(pages, draw, {name: slider(name, first, 0, len(pages) - 1, 1, widgets.IntSlider)}, plays=name)
+    control = slider(name, first, 0, len(pages) - 1, 1, widgets.IntSlider)
+    control.readout = False  # the number of a page; the caption has that of the thing
+    return Explorer(pages, draw, {name: control}, plays=name)
 
 
 def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperature: float = 0.8, last: int = 20) -> Explorer:
@@ -174,50 +177,49 @@ def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperatu
     return Explorer(model, draw, {name: slider(f"{name} latents", 0, 0, last, 1, widgets.IntSlider) for name in parts}, dice=tuple(parts))
 
 
-BRUSH = torch.tensor([[0.35, 0.8, 0.35], [0.8, 1.0, 0.8], [0.35, 0.8, 0.35]])  # how dark each pixel of a stroke gets
+def drawn(models: dict, sheets, names: list[str] | None = None) -> Explorer:
+    """Draw an image, and see what each of `models`, name -> model, makes of it: encoded and decoded.
+
+    sheets (N, 1, H, W), uint8: what one may begin with.
+    """
+    controls = _paper(sheets, names)
+
+    def draw(models, sheet, paper):
+        image = controls["paper"].image(paper, sheet)
+        rebuilt = {name: model.decode(model.encode(image.to(model.device))).float().cpu() for name, model in models.items()}
+        strip, far = (
+            torch.cat([unit(image), *rebuilt.values()]),
+            {name: (found - unit(image)).square().mean().item() for name, found in rebuilt.items()},
+        )
+        caption = "mean squared error a pixel: " + ", ".join(f"{name} {error:.4f}" for name, error in far.items())
+        return plots.labelled(strip, ["drawn", *rebuilt], 2 * scale_of(strip)), caption
+
+    return Explorer(models, draw, controls)
 
 
 def pen(model, sheets, classes, names: list[str] | None = None) -> Explorer:
-    """Draw, or rub out, with the arrow keys, and see what a conditional flow thinks of the drawing: its bits per dimension, all
-    labels being equally likely, and the posterior of each label.
+    """Draw, and see what a conditional flow thinks of the drawing: its bits per dimension, all labels being equally likely, and the
+    posterior of each label.
 
-    sheets (N, 1, H, W), uint8: what one may begin with; choosing a sheet begins anew. The pen draws where it is moved
-    while it is down (1), rubs out at -1, and does nothing at 0.
+    sheets (N, 1, H, W), uint8: what one may begin with.
     """
     check_classes(model, classes)
-    names, (height, width), zoom = names or [f"sheet {i}" for i in range(len(sheets))], sheets.shape[2:], max(1, 196 // sheets.shape[2])
-    state = {"sheet": None, "place": None, "paper": None}
+    controls, (height, width) = _paper(sheets, names), sheets.shape[2:]
 
-    def draw(model, sheet, across, down, pen):
-        if sheet != state["sheet"]:
-            state.update(sheet=sheet, paper=sheets[sheet, 0].float().cpu() / 255)
-        elif pen and (across, down) != state["place"]:
-            _stroke(state["paper"], across, down, pen)
-        state["place"] = across, down
-        image = (255 * state["paper"]).round().to(torch.uint8)[None, None].to(model.device)
-        log_p = model.class_log_probs(image)[0]
+    def draw(model, sheet, paper):
+        log_p = model.class_log_probs(controls["paper"].image(paper, sheet).to(model.device))[0]
         bits = -(log_p.logsumexp(0).item() - math.log(len(classes))) / (height * width * math.log(2))
-        paper = plots.grid(image, scale=zoom).convert("RGB")
-        _cross(paper, *(plots.GAP + zoom * (v + 0.5) for v in (across, down)), {-1: "red", 0: "grey", 1: "green"}[pen])
         shares = dict(zip(classes, log_p.softmax(0).tolist(), strict=True))
-        pen_is = {-1: "rubs out", 0: "is up", 1: "draws"}[pen]
-        read = max(shares, key=shares.get)
-        return plots.beside(paper, plots.bars(shares)), f"{names[sheet]}: {bits:.3f} bits/dim, read as {read}; the pen {pen_is} at ({across}, {down})"
+        return plots.bars(shares), f"{bits:.3f} bits/dim, read as {max(shares, key=shares.get)}"
 
-    controls = {"sheet": choice("sheet", 0, names)}
-    controls |= {"across": slider("across", width // 2, 0, width - 1, 1, widgets.IntSlider)}
-    controls |= {"down": slider("down", height // 2, 0, height - 1, 1, widgets.IntSlider)}
-    return Explorer(model, draw, controls | {"pen": slider("pen", 0, -1, 1, 1, widgets.IntSlider)})
+    return Explorer(model, draw, controls)
 
 
-def _stroke(paper, across, down, pen) -> None:
-    """One dot of the brush on paper (H, W) in [0, 1], or of the rubber where pen is -1; what lies off the paper is lost."""
-    height, width = paper.shape
-    for i in range(-1, 2):
-        for j in range(-1, 2):
-            y, x = down + i, across + j
-            if 0 <= y < height and 0 <= x < width:
-                paper[y, x] = max(paper[y, x], BRUSH[i + 1, j + 1]) if pen > 0 else 0.0
+def _paper(sheets, names) -> dict:
+    """The controls of a drawing: which sheet it begins with, and the sheet itself."""
+    paper, sheet = Paper(sheets), choice("sheet", 0, names or [f"sheet {i}" for i in range(len(sheets))])
+    sheet.observe(lambda change: paper.lay(change["new"]), names="value")
+    return {"sheet": sheet, "paper": paper}
 
 
 def walk(model, image, directions, reach: float = 3.0) -> Explorer:
