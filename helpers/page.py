@@ -7,6 +7,7 @@ opened. What the browser draws is what PyTorch draws, to a grey level (tests/bro
 import gzip
 import io
 import json
+import math
 import subprocess
 import tarfile
 import tempfile
@@ -19,12 +20,15 @@ from torch import nn
 
 from helpers import UserError, data, measures, weights
 from helpers.measures import disentanglement
+from helpers.models.autoencoders import gaussian_kl
 from helpers.training import write_atomically
 
-RUNTIME = "onnxruntime-web@1.30.0"
+RUNTIME = "onnxruntime-web@1.23.0"  # newer ones draw the same and are 0.7 MB larger
 FILES = {"runtime": "package/dist/ort.wasm.bundle.min.mjs", "wasm": "package/dist/ort-wasm-simd-threaded.wasm"}
-MODELS = {"vae": "betavae-mnist", "gan": "cgan-fashion", "flow": "matching-fashion", "map": "flow-map-fashion"}
+MODELS = {"vae": "betavae-mnist", "gan": "cgan-fashion", "flow": "matching-fashion", "map": "flow-map-fashion", "judge": "classifier-mnist"}
+COARSE = ("encoder", "judge")  # networks that read and don't draw: their weights in 256 levels, or they would find no room
 SHOWN, DRAWS = {"gan": 8, "flow": 10}, 5  # images at once, and how many draws of noise for them
+STROKE = Path(__file__).parent / "show" / "stroke.js"  # of a pen, here and in a notebook
 LARGEST = 9 * 2**20  # bytes of the page
 
 
@@ -41,7 +45,7 @@ class Network(nn.Module):
 
 def networks() -> dict:
     """name -> (module, inputs by name): what the page asks of each model. Inputs (N, ...), labels (N,) whole numbers."""
-    vae, gan, flow, few = (weights.load_model(name)[0].float() for name in MODELS.values())
+    vae, gan, flow, few, judge = (weights.load_model(name)[0].float() for name in MODELS.values())
     label = torch.zeros(2, dtype=torch.long)
     images, times = torch.zeros(2, *flow.config.image_shape), torch.zeros(2)
     return {
@@ -55,11 +59,22 @@ def networks() -> dict:
             Network(few, lambda model, x, t, s, label: model.mean_velocity(x, t, s, label)),
             {"x": images, "t": times, "s": times, "label": label},
         ),
+        "encoder": (Network(vae, read), {"x": images}),
+        "judge": (Network(judge, lambda model, x: model(x).softmax(1)), {"x": images}),
     }
 
 
-def onnx_of(module, inputs: dict) -> bytes:
-    """The module as ONNX for any number of images; weights that half precision holds exactly, as shipped ones are, take half the place."""
+def read(vae, x):
+    """What a VAE's encoder says of images: the mean code (N, D), and after it the KL divergence from the prior in bits (N, 1)."""
+    mean, log_std, _ = vae.posterior(x)
+    return torch.cat([mean, gaussian_kl(mean, log_std).sum(1, keepdim=True) / math.log(2)], dim=1)
+
+
+def onnx_of(module, inputs: dict, coarse: bool = False) -> bytes:
+    """The module as ONNX for any number of images; weights that half precision holds exactly, as shipped ones are, take half the place.
+
+    coarse: a quarter, each rounded to one of 255 levels of the largest of its tensor.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -77,9 +92,14 @@ def onnx_of(module, inputs: dict) -> bytes:
             dynamic_axes=axes,
         )
     model = onnx.load_from_string(buffer.getvalue())
-    for tensor in model.graph.initializer:
+    for tensor in list(model.graph.initializer):
         values = numpy_helper.to_array(tensor)
-        if tensor.data_type == TensorProto.FLOAT and (values.astype("float16") == values).all():
+        if coarse and tensor.data_type == TensorProto.FLOAT and values.size > 500:
+            name, scale = tensor.name, abs(values).max() / 127
+            tensor.CopyFrom(numpy_helper.from_array((values / scale).round().astype("int8"), name + ".coarse"))
+            model.graph.initializer.append(numpy_helper.from_array(np.float32(scale), name + ".scale"))
+            model.graph.node.insert(0, helper.make_node("DequantizeLinear", [name + ".coarse", name + ".scale"], [name]))
+        elif tensor.data_type == TensorProto.FLOAT and (values.astype("float16") == values).all():
             name, half = tensor.name, values.astype("float16")
             tensor.CopyFrom(numpy_helper.from_array(half, name + ".half"))
             model.graph.node.insert(0, helper.make_node("Cast", [name + ".half"], [name], to=TensorProto.FLOAT))
@@ -146,11 +166,11 @@ def build(path) -> int:
         raise UserError("The page is built with onnx: `pip install -e '.[page]'`.") from None
     models, files = networks(), runtime()
     vae = models["vae"][0].model
-    files |= {name: onnx_of(module, inputs) for name, (module, inputs) in models.items()}
+    files |= {name: onnx_of(module, inputs, name in COARSE) for name, (module, inputs) in models.items()}
     files |= {f"noise-{name}": z.half().numpy().tobytes() for name, z in noises().items()}
     bundle = {
         "models": list(models),
-        "latents": {name: module.model.latent_dim for name, (module, _) in models.items()},
+        "latents": {name: models[name][0].model.latent_dim for name in ("vae", "gan", "flow", "map")},
         "side": vae.config.image_shape[1],
         "order": order_of(vae),
         "names": named(vae),
@@ -160,7 +180,11 @@ def build(path) -> int:
         "said": "Ready. Move anything, by mouse, finger or arrow keys.",
     }
     text = Path(__file__).with_suffix(".html").read_text("utf-8")
-    text = text.replace("{{ bundle }}", json.dumps(bundle)).replace("{{ packed }}", "\n".join(packed(*item) for item in files.items()))
+    text = (
+        text.replace("{{ bundle }}", json.dumps(bundle))
+        .replace("{{ stroke }}", STROKE.read_text("utf-8"))
+        .replace("{{ packed }}", "\n".join(packed(*item) for item in files.items()))
+    )
     content = text.encode()
     if len(content) > LARGEST:
         raise UserError(f"The page has {len(content) / 2**20:.1f} MB: more than {LARGEST // 2**20}.")

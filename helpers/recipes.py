@@ -20,6 +20,7 @@ from helpers.models.flows import RealNVP
 from helpers.models.fvae import FVAE
 from helpers.models.gans import GAN
 from helpers.models.growing import ProGAN
+from helpers.models.judged import JudgedFlowMap
 from helpers.models.ladder import LadderVAE
 from helpers.models.latent import LatentMatching
 from helpers.models.masked import MaskedWords
@@ -79,6 +80,13 @@ FLOW_MAP = Recipe(
     ({"grid": 4, "hops": (0.5, 0.25, 0.25), "fine": 1, "walks": 80}, replace(SMOKE, optimizer="muon")),
     ({"walks": 10_000, "fine": 1}, replace(FLOWING, epochs=2, learning_rate=4e-3, reports_per_epoch=2)),
     ({}, replace(FLOWING, epochs=20, learning_rate=4e-3)),
+    after="matching",
+)
+JUDGED = Recipe(
+    JudgedFlowMap,
+    (FLOW_MAP.smoke[0], FLOW_MAP.smoke[1]),
+    ({"walks": 2_000, "fine": 1}, replace(FLOWING, epochs=2, learning_rate=1e-3, average=0.995, reports_per_epoch=2)),
+    ({"walks": 20_000, "fine": 1}, replace(FLOWING, epochs=20, learning_rate=1e-3)),
     after="matching",
 )
 AUTOENCODER = Recipe(
@@ -171,6 +179,7 @@ RECIPES = {
     "matching": MATCHING,
     "matching-conditional": MATCHING.with_(labelled=True),
     "flow-map": FLOW_MAP,
+    "flow-map-judged": JUDGED,
     "latent": LATENT,
     "latent-conditional": LATENT.with_(labelled=True),
     "autoencoder": AUTOENCODER,

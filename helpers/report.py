@@ -14,6 +14,7 @@ import jinja2
 import matplotlib.pyplot as plt
 
 from helpers import UserError, data, experiments, speedrun, weights
+from helpers.address import badge, carry
 from helpers.measures import metric
 from helpers.measures.disentanglement import CARRIES, gap_ceiling
 from helpers.models.matching import FlowMatching
@@ -417,10 +418,11 @@ def render(text: Path) -> str:
     names = {name: function for name, function in globals().items() if inspect.isfunction(function) and function.__module__ == __name__}
     bench = json.loads((weights.RESULTS / "bench.json").read_text())
     values = {"shipped": weights.shipped(), "bench": bench, "load": experiments.load, "record": weights.record}
-    return environment.from_string(text.read_text(encoding="utf-8")).render(names | values)
+    return environment.from_string(text.read_text(encoding="utf-8")).render(names | values | {"badge": badge})
 
 
 def write() -> None:
+    carry([*weights.ROOT.glob("0*.ipynb"), *weights.ROOT.glob("lab/*.ipynb")])
     (weights.ROOT / "imgs" / "minutes.png").write_bytes(plots.small_png(plots.rendered(chart(), 110)))
     for page, text in PAGES.items():
         made = render(text).encode()

@@ -26,7 +26,7 @@ import pytest
 import torch
 from PIL import Image, ImageStat
 
-from helpers import UserError, offline, training, weights
+from helpers import UserError, data, offline, training, weights
 from helpers import page as page_of
 from helpers.models.layers import levels
 
@@ -344,7 +344,55 @@ def contents(path):
 
 def test_the_committed_page_is_what_is_made(file):
     committed, made = contents(ROOT / "docs" / "index.html"), contents(file)
-    assert len(made) == 9 and [name for name in made if committed.get(name) != made[name]] == [], "run `make page`"
+    assert len(made) == 11 and [name for name in made if committed.get(name) != made[name]] == [], "run `make page`"
+
+
+def test_what_reads_a_drawing_reads_as_well_in_255_levels():
+    from onnx.reference import ReferenceEvaluator
+
+    images, networks = data.load("mnist").test_images[:500] / 255, page_of.networks()
+    for name in page_of.COARSE:
+        module, inputs = networks[name]
+        coarse = page_of.onnx_of(module, inputs, coarse=True)
+        truth, found = module(images), torch.from_numpy(ReferenceEvaluator(coarse).run(None, {"x": images.numpy()})[0])
+        assert len(coarse) < 350_000
+        if name == "judge":
+            assert (truth.argmax(1) == found.argmax(1)).float().mean() > 0.99
+        else:
+            assert (truth - found)[:, :-1].abs().mean() < 0.05 and (truth - found)[:, -1].abs().mean() < 1  # of codes with a spread of 1, and of bits
+
+
+SEVEN = """
+async () => {
+  for (const [from, to] of [[[8, 7], [19, 7]], [[19, 7], [15, 14]], [[15, 14], [12, 22]]]) await playground.sheet.draw(from, to);
+  while (!document.querySelector('#vae').dataset.read) await new Promise(done => setTimeout(done, 20));
+  await new Promise(done => setTimeout(done, 500));
+  return [Array.from(playground.sheet.ink), Array.from(playground.digit.z), document.querySelector('#vae .said').textContent];
+}
+"""
+
+
+def a_digit_is_drawn(page):
+    """The page's encoder and judge say of a drawn 7 what PyTorch's do; by hand and by keys there is ink, and it can be cleared."""
+    ink, code, said = page.evaluate(SEVEN)
+    image, networks = torch.tensor(ink, dtype=torch.float32).view(1, 1, 28, 28) / 255, page_of.networks()
+    truth = networks["encoder"][0](image)[0]
+    assert (truth[:-1] - torch.tensor(code)).abs().max() < 0.3 and abs(truth[-1] - float(re.search(r"takes (\d+) bits", said)[1])) < 3
+    assert f"takes it for a {networks['judge'][0](image).argmax()}" in said
+    found = images_of(page.evaluate(PIXELS, "vae"), 28)[0]
+    assert (found - levels(page_of.networks()["vae"][0](torch.tensor([code])))[0, 0].int()).abs().max() <= 1  # what is drawn is what the code says
+    page.locator("#vae .clear").click()
+    assert page.evaluate("Math.max(...playground.sheet.ink)") == 0
+    box = page.locator("#vae .sheet").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    by_hand = page.evaluate("playground.sheet.ink.reduce((a, b) => a + b)")
+    page.locator("#vae .sheet").focus()
+    for key in (" ", "ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert page.evaluate("playground.sheet.ink.reduce((a, b) => a + b)") > by_hand > 1_000
 
 
 @pytest.mark.parametrize("width", [1440, 900, 390])
@@ -378,6 +426,8 @@ def test_the_page_draws_what_pytorch_draws(page, file, width):
         for shown, known in ((name, expected(name)), *([("map", expected_hops())] if name == "flow" else [])):
             found = images_of(page.evaluate(PIXELS, shown), known.shape[1])[: len(known)]
             assert (found - known.int()).abs().max() <= 1, shown
+    page.locator("#vae .sheet").scroll_into_view_if_needed()
+    a_digit_is_drawn(page)
     first = page.locator("#vae output").first.text_content()
     page.locator("#vae .pad").focus()
     page.keyboard.press("ArrowRight")

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from helpers import UserError, address
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = [*sorted(ROOT.glob("0*.ipynb")), *sorted(ROOT.glob("lab/*.ipynb"))]
@@ -46,11 +49,35 @@ def colab(tmp_path):
     return os.environ | {"PYTHONPATH": str(stand_in), "PROFILE": "smoke", "DATASET": "digits"}
 
 
-def test_the_cell_is_the_same_in_all_notebooks_and_knows_the_address():
-    cells = {bootstrap(path) for path in NOTEBOOKS}
-    assert len(cells) == 1
-    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {}).get("Repository")
-    assert (address or "input(") in cells.pop()  # as long as it has no public address, the cell asks
+def test_the_cell_is_the_same_in_all_notebooks():
+    assert len({bootstrap(path) for path in NOTEBOOKS}) == 1
+
+
+@pytest.mark.parametrize("given", ["https://github.com/ada/models", "git@github.com:ada/models.git", "https://github.com/ada/models/"])
+def test_a_fork_opens_on_colab_and_asks_nothing(given, origin, tmp_path, monkeypatch, colab):
+    monkeypatch.setenv("REPOSITORY", given)
+    assert "(https://colab.research.google.com/github/ada/models/blob/HEAD/01_realnvp.ipynb)" in address.badge("01_realnvp.ipynb")
+    copy = tmp_path / NOTEBOOKS[0].name
+    shutil.copy(NOTEBOOKS[0], copy)
+    for _ in range(2):  # a second time changes nothing
+        address.carry([copy])
+        nbformat.validate(nbformat.read(copy, as_version=4))
+        assert 'REPOSITORY = "https://github.com/ada/models"' in bootstrap(copy)
+    assert bootstrap(copy).replace("https://github.com/ada/models", "") == re.sub('(REPOSITORY = )"[^"]*"', r'\1""', bootstrap(NOTEBOOKS[0]))
+    (tmp_path / "content").mkdir()
+    cell = bootstrap(copy).replace("https://github.com/ada/models", str(origin))
+    known = {name: value for name, value in colab.items() if name != "REPOSITORY"}
+    subprocess.run([sys.executable, "-c", cell], cwd=tmp_path / "content", env=known, stdin=subprocess.DEVNULL, check=True)
+    assert (tmp_path / "content" / "project" / "helpers").is_dir()
+
+
+def test_without_an_address_there_is_no_badge(monkeypatch):
+    monkeypatch.setenv("REPOSITORY", "somewhere")
+    with pytest.raises(UserError, match="REPOSITORY=somewhere was given: take an address like"):
+        address.badge("01_realnvp.ipynb")
+    monkeypatch.delenv("REPOSITORY")
+    monkeypatch.setattr(address.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", "no origin"))
+    assert address.badge("01_realnvp.ipynb") == ""
 
 
 def test_elsewhere_it_does_nothing(tmp_path):

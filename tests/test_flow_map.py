@@ -11,6 +11,7 @@ from helpers import UserError
 from helpers.models import flow_map, matching
 from helpers.models.autoencoders import VAE
 from helpers.models.flow_map import FlowMap, FlowMapConfig
+from helpers.models.judged import JudgedFlowMap, JudgedMapConfig
 from helpers.models.matching import FlowMatching, MatchingConfig
 
 SMALL = FlowMapConfig((1, 8, 8), width=(8, 8), blocks=1, walks=400, fine=8)
@@ -167,3 +168,60 @@ def test_it_takes_the_settings_of_the_velocity_that_it_starts_from():
     assert (config.width, config.blocks, config.classes, config.guidance, config.steps) == ((16, 24), 3, 5, 2.0, 2)
     with pytest.raises(UserError, match="of a VAE"):
         FlowMap.settings_from(VAE, VAE.Config())
+
+
+def judged(**settings) -> JudgedFlowMap:
+    return stir(
+        JudgedFlowMap(JudgedMapConfig((1, 8, 8), **{"width": (8, 8), "blocks": 1, "walks": 40, "classes": 3, "judge_width": 8} | settings))
+    ).double()
+
+
+def test_the_judge_learns_of_images_alone_and_the_map_through_its_last_jump():
+    model, images, labels = judged().train(), torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8), torch.arange(8) % 3
+    model.prepare()
+    first, second = model.players()
+    first.loss(images, labels)["loss"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.judge.parameters())
+    assert all(p.grad is None for p in model.mean_velocity.parameters())
+    model.zero_grad()
+    second.loss(images, labels)["loss"].backward()
+    assert all(p.grad is None for p in model.judge.parameters()) and any(p.grad.any() for p in model.mean_velocity.parameters() if p.grad is not None)
+    weight = next(model.mean_velocity.parameters())
+    for jumps in (1, 2):  # gradients pass through one evaluation, whatever came before
+        torch.manual_seed(jumps)
+        count = []
+        model.mean_velocity.register_forward_hook(lambda module, given, out, count=count: out.register_hook(lambda g: count.append(1)))
+        out = flow_map.jump(lambda x, t, s: model.mean_velocity(x, t, s, labels), torch.randn(8, 1, 8, 8), jumps)[-1]
+        torch.autograd.grad(out.sum(), weight)
+        assert len(set(count)) == 1
+
+
+def test_the_losses_of_judge_and_map_are_those_of_the_relativistic_game():
+    model = judged(r1=0.0, r2=0.0, mislabelled=0.0).eval()
+    images, labels = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8), torch.arange(8) % 3
+    model.prepare()
+    seen = {}
+    model.made = lambda told, n: seen.setdefault("made", torch.randn(n, 1, 8, 8))
+    model.points = lambda images, noise=None: images.float() / 128 - 1
+    terms = model.judge_terms(images, labels)
+    gap = model.judge(seen["made"], labels[:4]) - model.judge(model.points(images[:4]), labels[:4])
+    assert torch.allclose(terms["loss"], (1 + gap.exp()).log().mean()) and torch.equal(terms["loss"], terms["fooled"])
+    found = model.loss(images, labels)
+    assert torch.allclose(found["adversarial"], (1 + (-gap).exp()).log().mean())
+    assert torch.allclose(found["loss"], found["chords"] + 0.1 * found["adversarial"])
+    flat = judged(r1=2.0, r2=0.0, mislabelled=0.0).eval()
+    flat.load_state_dict(model.state_dict())
+    flat.made, flat.points = model.made, model.points
+    x = model.points(images[:4]).requires_grad_()
+    (slope,) = torch.autograd.grad(model.judge(x, labels[:4]).sum(), x)
+    assert torch.allclose(flat.judge_terms(images, labels)["loss"], terms["loss"] + slope.square().flatten(1).sum(1).mean())
+
+
+def test_a_judged_map_starts_from_a_flow_map_and_needs_no_labels():
+    start = FlowMapConfig((1, 8, 8), width=(8, 8), blocks=1, grid=4, hops=(0.5, 0.25, 0.25), classes=3)
+    assert JudgedFlowMap.settings_from(FlowMap, start)["grid"] == 4 and "judged" not in JudgedFlowMap.settings_from(FlowMap, start)
+    assert JudgedFlowMap.settings_from(JudgedFlowMap, replace(judged().config, judged=0.3))["judged"] == 0.3
+    model = judged(classes=0).train()
+    model.prepare()
+    images, labels = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8), torch.zeros(8, dtype=torch.long)
+    assert model.judge_terms(images, labels)["loss"].isfinite() and model.loss(images, labels)["loss"].isfinite()

@@ -1,6 +1,7 @@
 """The page, as far as no browser is needed; what it draws is compared with PyTorch's in browser.py."""
 
 import gzip
+import math
 import subprocess
 
 import pytest
@@ -26,7 +27,19 @@ def test_a_network_of_the_page_is_the_model():
     for name, (network, inputs) in page.networks().items():
         torch.manual_seed(0)
         inputs = {key: value if key == "label" else torch.randn_like(value) for key, value in inputs.items()}
+        if name in page.COARSE:  # these read images in [0, 1]
+            inputs = {"x": torch.rand(2, 1, 28, 28)}
         found, model = network(*inputs.values()), network.model
+        if name == "encoder":
+            mean, log_std, _ = model.posterior(inputs["x"])
+            bits = torch.distributions.kl_divergence(torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0, 1)).sum(
+                1
+            ) / math.log(2)
+            assert torch.equal(found[:, :-1], model.encode(inputs["x"])) and torch.allclose(found[:, -1], bits)
+            continue
+        if name == "judge":
+            assert torch.equal(found, model(inputs["x"]).softmax(1))
+            continue
         asked = {"flow": "velocity", "map": "mean_velocity"}.get(name, "decode")
         truth = getattr(model, asked)(*inputs.values())
         assert torch.equal(found, truth) and len(found) == 2

@@ -74,12 +74,13 @@ def jump(mean_velocity, noise, count: int) -> list[torch.Tensor]:
     """Data (N, ...) after each of `count` jumps from noise to the end, half as much noise being put in again before each but the first.
 
     Of times 0, 1/2, 3/4, 7/8 ... (Song et al. 2023, consistency models, algorithm 1): what an earlier jump has blurred is drawn anew.
+    Gradients pass through each jump alone.
     """
     points, x, t = [], noise, 0.0
     for i in range(count):
         if i:
             t = (1 + t) / 2
-            x = t * points[-1] + (1 - t) * torch.randn_like(noise)
+            x = t * points[-1].detach() + (1 - t) * torch.randn_like(noise)
         start = x.new_full((len(x),), t)
         points.append(x + (1 - t) * mean_velocity(x, start, torch.ones_like(start)))
     return points
@@ -116,8 +117,8 @@ class FlowMap(FlowMatching):
 
     @classmethod
     def settings_from(cls, kind: type, config) -> dict:
-        own = ("grid", "fine", "hops", "steps") if kind is cls else ()  # more of the same
-        if kind not in (FlowMatching, cls) or config.network != "unet":
+        own = ("grid", "fine", "hops", "steps") if issubclass(kind, FlowMap) else ()  # more of the same
+        if not issubclass(kind, FlowMatching) or config.network != "unet":
             raise UserError(f"A flow map starts from the velocity of a U-Net, and these weights are of a {kind.__name__}.")
         return {name: getattr(config, name) for name in ("width", "blocks", "attention", "classes", "parts", "guidance", *own)}
 

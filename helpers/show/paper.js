@@ -22,16 +22,8 @@ function render({ model, el }) {
     context.strokeRect(zoom * (cursor[0] - 0.5), zoom * (cursor[1] - 0.5), zoom, zoom);
   };
 
-  // From a to b, places in pixels of the sheet: a stroke about two pixels wide, as the digits of MNIST have them.
-  const stroke = (a, b, rub) => {
-    const way = [b[0] - a[0], b[1] - a[1]], length = way[0] ** 2 + way[1] ** 2;
-    for (let i = 0; i < ink.length; i++) {
-      const x = (i % width) + 0.5 - a[0], y = Math.floor(i / width) + 0.5 - a[1];
-      const share = length ? Math.min(1, Math.max(0, (x * way[0] + y * way[1]) / length)) : 0;
-      const far = Math.hypot(x - share * way[0], y - share * way[1]);
-      if (rub) ink[i] = far < 1.8 ? 0 : ink[i];
-      else ink[i] = Math.max(ink[i], Math.round(255 * Math.min(1, Math.max(0, 1.9 - far))));
-    }
+  const draw = (a, b, rub) => {
+    stroke(ink, width, a, b, rub);
     paint();
   };
 
@@ -57,12 +49,12 @@ function render({ model, el }) {
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     place = at(event);
-    stroke(place, place, rubs(event));
+    draw(place, place, rubs(event));
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!place) return;
     const next = at(event);
-    stroke(place, next, rubs(event));
+    draw(place, next, rubs(event));
     place = next;
     save(false);
   });
@@ -82,7 +74,7 @@ function render({ model, el }) {
     cursor = [Math.min(width - 0.5, Math.max(0.5, from[0] + move[0])), Math.min(height - 0.5, Math.max(0.5, from[1] + move[1]))];
     if (event.key === " ") down = !down;
     if (down || event.key === "x") {
-      stroke(from, cursor, event.key === "x");
+      draw(from, cursor, event.key === "x");
       save(true);
     } else paint();
   });

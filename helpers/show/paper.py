@@ -10,7 +10,7 @@ import traitlets
 class Paper(anywidget.AnyWidget):
     """One grey image that somebody draws. `sheet`: its levels, 0 to 255, row by row, before anything is drawn; `value`: after, empty until then."""
 
-    _esm = Path(__file__).with_name("paper.js")
+    _esm = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("stroke.js", "paper.js"))
     size = traitlets.Tuple(traitlets.Int(), traitlets.Int()).tag(sync=True)  # height, width
     sheet = traitlets.List(traitlets.Int()).tag(sync=True)
     value = traitlets.List(traitlets.Int()).tag(sync=True)
