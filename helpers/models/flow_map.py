@@ -157,7 +157,7 @@ class FlowMap(FlowMatching):
         paths = torch.empty(config.walks, config.grid + 1, *config.image_shape, dtype=torch.float16, device=self.device)  # they are many
         parts = zip(paths.split(size), label.split(size), strict=True)
         for kept, told in bar(parts, desc="the teacher's paths", unit_scale=size, unit="path", total=-(-len(paths) // size), leave=False):
-            noise = torch.randn(len(told), *config.image_shape, generator=chance).to(self.device)
+            noise = torch.randn(len(told), *config.image_shape, generator=chance).to(self.device, self.dtype)
             kept.copy_(self.walk(noise, told))
         self.paths = paths, label
 

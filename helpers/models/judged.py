@@ -53,7 +53,7 @@ class JudgedFlowMap(FlowMap):
 
     def made(self, labels, n: int):
         """n images in [-1, 1] after some jumps, of which gradients pass through the last."""
-        label, noise = self._label(labels, n), torch.randn(n, *self.point_shape, device=self.device)
+        label, noise = self._label(labels, n), torch.randn(n, *self.point_shape, dtype=self.dtype, device=self.device)
         count = int(torch.randint(1, self.config.jumps + 1, ()))
         return jump(lambda x, t, s: self.mean_velocity(x, t, s, label), noise, count)[-1]
 
