@@ -275,10 +275,13 @@ def expected_hops():
 
 DRAWN = """
 async ([name, values, time]) => {
-  const part = {vae: 'digit', gan: 'clothes', flow: 'flow'}[name], own = window.playground[part], before = own.root.dataset.drawn;
+  const own = window.playground[{vae: 'digit', gan: 'clothes', flow: 'flow'}[name]], done = async () => {
+    while (!own.draw.idle()) await new Promise(next => setTimeout(next, 20));
+  };
   if (name === 'flow') { own.play(false); own.time = time; }
+  await done();  // what was wished before
   own.set(values);
-  while (own.root.dataset.drawn === before) await new Promise(done => setTimeout(done, 20));
+  await done();
 }
 """
 PIXELS = """
@@ -365,8 +368,7 @@ def test_what_reads_a_drawing_reads_as_well_in_255_levels():
 SEVEN = """
 async () => {
   for (const [from, to] of [[[8, 7], [19, 7]], [[19, 7], [15, 14]], [[15, 14], [12, 22]]]) await playground.sheet.draw(from, to);
-  while (!document.querySelector('#vae').dataset.read) await new Promise(done => setTimeout(done, 20));
-  await new Promise(done => setTimeout(done, 500));
+  while (!playground.sheet.read.idle()) await new Promise(done => setTimeout(done, 20));
   return [Array.from(playground.sheet.ink), Array.from(playground.digit.z), document.querySelector('#vae .said').textContent];
 }
 """
@@ -393,6 +395,7 @@ def a_digit_is_drawn(page):
     for key in (" ", "ArrowLeft", "ArrowLeft"):
         page.keyboard.press(key)
     assert page.evaluate("playground.sheet.ink.reduce((a, b) => a + b)") > by_hand > 1_000
+    page.wait_for_function("playground.sheet.read.idle()")
 
 
 @pytest.mark.parametrize("width", [1440, 900, 390])
