@@ -1,9 +1,9 @@
-# make setup | run | pictures | lab | page | test | test-browser | test-widgets7 | report | bench | speedrun | gpu; see README.md
+# make setup | run | pictures | lab | page | test | test-browser | test-widgets7 | test-classroom | report | bench | speedrun | gpu; see README.md
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard 0*.ipynb lab/*.ipynb))
 
-.PHONY: setup run pictures lab page test test-browser test-widgets7 report bench speedrun gpu clean
+.PHONY: setup run pictures lab page test test-browser test-widgets7 test-classroom report bench speedrun gpu clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -47,6 +47,13 @@ test-widgets7: setup
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/widgets7 ipywidgets==7.7.1 widgetsnbextension==3.6.6 ipython_genutils==0.2.0
 	PYTHONPATH=.venv/widgets7 $(BIN)/python -c 'import ipywidgets; assert ipywidgets.__version__ == "7.7.1"'
 	OMP_NUM_THREADS=1 PYTHONPATH=.venv/widgets7 $(BIN)/python -m pytest -q -W ignore::DeprecationWarning tests/test_sliders.py
+
+# Homework for nbgrader and Otter, held by these tools in an environment of their own.
+test-classroom: setup
+	$(BIN)/python -m venv .venv/classroom
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo .venv/classroom/lib/python3*/site-packages)/project.pth
+	.venv/classroom/bin/pip install --quiet --constraint constraints.txt nbgrader otter-grader
+	OMP_NUM_THREADS=1 .venv/classroom/bin/python -m pytest -q tests/test_classroom.py
 
 report: setup
 	$(BIN)/python -m helpers report

@@ -265,6 +265,12 @@ def speedrun(args):
     speedrun_.run(args.goal)
 
 
+def classroom(args):
+    from helpers import classroom as classroom_  # only this command needs Jupyter
+
+    print(classroom_.write(args.tool, args.out, args.notebook))
+
+
 def page(args):
     from helpers import page as page_
 
@@ -349,6 +355,12 @@ def parser() -> tuple[argparse.ArgumentParser, list[str]]:
     command = commands.add_parser("page", help="write one HTML file in which shipped models move under sliders (needs npm, once)")
     command.add_argument("--out", default="docs/index.html", metavar="FILE.html")
     command.set_defaults(call=page)
+
+    command = commands.add_parser("classroom", help="write the exercises as graded homework, for nbgrader or Otter")
+    command.add_argument("notebook", nargs="?", metavar="LESSON.ipynb", help="of this lesson alone (default: all)")
+    command.add_argument("--for", dest="tool", default="nbgrader", help="nbgrader (default) or otter")
+    command.add_argument("--out", required=True, metavar="FOLDER")
+    command.set_defaults(call=classroom)
 
     command = commands.add_parser("speedrun", help="train to fixed goals, three seeds each, against the clock (110 minutes on 2 cores)")
     command.add_argument("goal", nargs="?", help="one of them (default: all)")
