@@ -85,8 +85,8 @@ FLOW_MAP = Recipe(
 JUDGED = Recipe(
     JudgedFlowMap,
     (FLOW_MAP.smoke[0], FLOW_MAP.smoke[1]),
-    ({"walks": 2_000, "fine": 1}, replace(FLOWING, epochs=2, learning_rate=1e-3, average=0.995, reports_per_epoch=2)),
-    ({"walks": 20_000, "fine": 1}, replace(FLOWING, epochs=20, learning_rate=1e-3)),
+    ({"walks": 2_000, "fine": 1}, replace(FLOWING, epochs=2, learning_rate=3e-4, average=0.995, reports_per_epoch=2)),
+    ({"walks": 10_000, "fine": 1}, replace(FLOWING, epochs=20, learning_rate=3e-4)),
     after="matching",
 )
 AUTOENCODER = Recipe(

@@ -379,7 +379,7 @@ def a_digit_is_drawn(page):
     ink, code, said = page.evaluate(SEVEN)
     image, networks = torch.tensor(ink, dtype=torch.float32).view(1, 1, 28, 28) / 255, page_of.networks()
     truth = networks["encoder"][0](image)[0]
-    assert (truth[:-1] - torch.tensor(code)).abs().max() < 0.3 and abs(truth[-1] - float(re.search(r"takes (\d+) bits", said)[1])) < 3
+    assert (truth[:-1] - torch.tensor(code)).abs().max() < 0.3 and abs(truth[-1] - float(re.search(r"carries (\d+) bits", said)[1])) < 3
     assert f"takes it for a {networks['judge'][0](image).argmax()}" in said
     found = images_of(page.evaluate(PIXELS, "vae"), 28)[0]
     assert (found - levels(page_of.networks()["vae"][0](torch.tensor([code])))[0, 0].int()).abs().max() <= 1  # what is drawn is what the code says

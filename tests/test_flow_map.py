@@ -204,7 +204,7 @@ def test_the_losses_of_judge_and_map_are_those_of_the_relativistic_game():
     assert torch.allclose(terms["loss"], (1 + gap.exp()).log().mean()) and torch.equal(terms["loss"], terms["fooled"])
     found = model.loss(images, labels)
     assert torch.allclose(found["adversarial"], (1 + (-gap).exp()).log().mean())
-    assert torch.allclose(found["loss"], found["chords"] + 0.1 * found["adversarial"])
+    assert torch.allclose(found["loss"], found["chords"] + 0.5 * found["adversarial"])
     flat = judged(r1=2.0, r2=0.0, mislabelled=0.0).eval()
     flat.load_state_dict(model.state_dict())
     flat.made, flat.points = model.made, model.points

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 
-from helpers.models.flow_map import FlowMap, FlowMapConfig, jump
+from helpers.models.flow_map import FlowMap, FlowMapConfig, hop, jump
 from helpers.models.games import discriminator_loss, frozen, generator_loss, zero_centred_penalty
 from helpers.models.gans import Discriminator, GANConfig, other_labels
 from helpers.models.model import Player
@@ -21,12 +21,12 @@ from helpers.models.settings import Only, Rest, Size, Weight
 class JudgedMapConfig(FlowMapConfig):
     """A flow map's configuration, and its judge's."""
 
-    judged: Weight = 0.1  # weight of what the judge says in the map's loss, beside the chords
-    jumps: Size = 3  # the judge sees images after one to so many jumps
+    judged: Weight = 0.5  # weight of what the judge says in the map's loss, beside the chords
+    jumps: Size = 3  # the judge sees images after two hops, and after one to so many jumps
     judge_width: Size = 64  # channels of the judge at half the resolution, twice as many at a quarter
     r1: Weight = 0.3  # gamma of the judge's penalty at real images, and r2 of that at made ones, as in GameConfig
     r2: Weight = 0.3
-    mislabelled: Annotated[Rest, Only("classes")] = 0.05  # of what the judge learns to refuse, the share that are real images under a wrong label
+    mislabelled: Annotated[Rest, Only("classes")] = 0.4  # of what the judge learns to refuse, the share that are real images under a wrong label
 
 
 class JudgedFlowMap(FlowMap):
@@ -52,10 +52,11 @@ class JudgedFlowMap(FlowMap):
         return [Player("judge", self.judge, self.judge_terms, betas=(0.0, 0.9)), Player("", self.mean_velocity, self.loss)]
 
     def made(self, labels, n: int):
-        """n images in [-1, 1] after some jumps, of which gradients pass through the last."""
+        """n images in [-1, 1] as the judge sees them: after two hops, or after some jumps, of which gradients pass through the last."""
         label, noise = self._label(labels, n), torch.randn(n, *self.point_shape, dtype=self.dtype, device=self.device)
-        count = int(torch.randint(1, self.config.jumps + 1, ()))
-        return jump(lambda x, t, s: self.mean_velocity(x, t, s, label), noise, count)[-1]
+        jumps = int(torch.randint(0, self.config.jumps + 1, ()))
+        way, count = (jump, jumps) if jumps else (hop, 2)
+        return way(lambda x, t, s: self.mean_velocity(x, t, s, label), noise, count)[-1]
 
     def seen(self, images, labels):
         """Half a batch as the judge sees it: points in [-1, 1], and their labels where it is told them."""

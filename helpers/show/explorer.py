@@ -95,7 +95,9 @@ class Explorer:
         self.picture.value = plots.small_png(self.image)  # the same picture, smaller: what a notebook keeps
         states = list(dict(state for name in along for state in self.states(name, count)).items())  # by caption: where two controls cross, once
         alt = f"{len(states)} states of the slider {' and '.join(along)}: {states[0][0]} ... {states[-1][0]}"
-        png = base64.b64encode(plots.small_png(plots.contact_sheet(states))).decode()
+        moved = ", ".join(getattr(control, "description", "") or name for name, control in self.controls.items())
+        sheet = plots.captioned(plots.contact_sheet(states), f"Run this cell to move: {moved}. Without that, {len(states)} states:")
+        png = base64.b64encode(plots.small_png(sheet)).decode()
         shown = {"application/vnd.jupyter.widget-view+json": view, "image/png": png, "text/plain": alt}
         display(shown, raw=True, metadata={"image/png": {"alt": alt}})
 
