@@ -20,6 +20,7 @@ from helpers.models.growing import ProGAN, ProGANConfig
 from helpers.models.masked import MaskedConfig, MaskedWords
 from helpers.models.matching import FlowMatching, MatchingConfig
 from helpers.show import explorer, sliders
+from helpers.show.paper import Paper
 
 HALVES = {"early": slice(32), "late": slice(32, None)}
 CURVE = {"β = 1": (20.0, 80.0), "β = 4": (8.0, 110.0)}
@@ -294,6 +295,9 @@ def test_a_sheet_that_is_taken_again_is_a_new_one():
     second = explorer.caption.value
     sheet.value = 0
     assert explorer.caption.value == first and len({first, drawn, second}) == 3
+    colour = Paper(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8))  # drawn on in grey
+    assert colour.image([], 1).equal(colour.sheets[1:]) and colour.image([7] * 64, 1).equal(torch.full((1, 3, 8, 8), 7, dtype=torch.uint8))
+    assert len(colour.sheet) == 64
     assert paper.image([], 1).equal(sheets[1:]) and paper.image([*range(64)], 1).flatten().tolist() == [*range(64)]
 
 

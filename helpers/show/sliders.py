@@ -180,7 +180,7 @@ def redrawn(model, parts: dict[str, slice], n: int = 8, seed: int = 0, temperatu
 def drawn(models: dict, sheets, names: list[str] | None = None) -> Explorer:
     """Draw an image, and see what each of `models`, name -> model, makes of it: encoded and decoded.
 
-    sheets (N, 1, H, W), uint8: what one may begin with.
+    sheets (N, C, H, W), uint8: what one may begin with.
     """
     controls = _paper(sheets, names)
 
