@@ -23,12 +23,12 @@ def address() -> str | None:
 
 
 def badge(notebook: str) -> str:
-    """A link that opens a notebook on Colab, as Markdown; nothing where the address is not known."""
+    """A link that opens a notebook on Colab, as Markdown on a line of its own; nothing where the address is not known."""
     found = address()
     if found is None:
         return ""
     target = found.replace("https://github.com", "https://colab.research.google.com/github")
-    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({target}/blob/HEAD/{notebook})"
+    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({target}/blob/HEAD/{notebook})<br>"
 
 
 def carry(notebooks) -> None:
