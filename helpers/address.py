@@ -1,5 +1,6 @@
 """Where this repository can be read on the web: what opens a lesson on Colab must say it."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -7,16 +8,16 @@ from pathlib import Path
 
 from helpers import UserError
 
-BLANK = re.compile(r'(\\n|^|")REPOSITORY = \\"[^"\\]*\\"')  # as the first cell of a notebook has it, within JSON
+LINE = re.compile(r'REPOSITORY = \\"[^"\\]*\\"')  # as the first cell of a notebook has it, within JSON
 
 
 def address() -> str | None:
     """https://github.com/owner/name, of the variable REPOSITORY or of git's origin; None where that is nowhere on GitHub."""
     found = os.environ.get("REPOSITORY")
     if not found:
-        asked = subprocess.run(["git", "remote", "get-url", "origin"], cwd=Path(__file__).parent, capture_output=True, text=True)
-        found = asked.stdout.strip()
-    match = re.search(r"github\.com[/:]([\w.-]+)/([\w.-]+?)(?:\.git)?/?$", found)
+        with contextlib.suppress(OSError):  # without git there is no origin
+            found = subprocess.run(["git", "remote", "get-url", "origin"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout
+    match = re.search(r"github\.com[/:]([\w.-]+)/([\w.-]+?)(?:\.git)?/?$", (found or "").strip())
     if match is None and os.environ.get("REPOSITORY"):
         raise UserError(f"REPOSITORY={found} was given: take an address like https://github.com/owner/name.")
     return f"https://github.com/{match[1]}/{match[2]}" if match else None
@@ -36,4 +37,4 @@ def carry(notebooks) -> None:
     found = address()
     for path in notebooks if found else ():
         text = path.read_text("utf-8")
-        path.write_text(BLANK.sub(lambda match: f'{match[1]}REPOSITORY = \\"{found}\\"', text, count=1), "utf-8")
+        path.write_text(LINE.sub(lambda _: f'REPOSITORY = \\"{found}\\"', text, count=1), "utf-8")
