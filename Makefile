@@ -40,7 +40,7 @@ test-browser: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt playwright onnx
 	@which chromium chromium-browser google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || \
 	  (apt-get update -qq && apt-get install -qq -y chromium >/dev/null) || echo "Chromium could not be installed"
-	$(BIN)/python -m pytest -q -s tests/browser.py
+	$(BIN)/python -m pytest -q -s tests/browser.py tests/browser_page.py
 
 # The sliders with Colab's ipywidgets, in a folder of its own beside the newer one.
 test-widgets7: setup

@@ -1,7 +1,7 @@
 """One HTML file with sliders that move without an installation: shipped models inside it, as ONNX, and a runtime for them.
 
 `python -m helpers page` takes ONNX Runtime Web from npm, once, and puts it into the file with the weights, all packed: nothing is fetched when it is
-opened. What the browser draws is what PyTorch draws, to a grey level (tests/browser.py).
+opened. What the browser draws is what PyTorch draws, to a grey level (tests/browser_page.py).
 """
 
 import gzip

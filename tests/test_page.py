@@ -1,4 +1,4 @@
-"""The page, as far as no browser is needed; what it draws is compared with PyTorch's in browser.py."""
+"""The page, as far as no browser is needed; what it draws is compared with PyTorch's in browser_page.py."""
 
 import gzip
 import math
