@@ -16,7 +16,6 @@ from helpers.exercises.checks import EXERCISES
 
 TOOLS = ("nbgrader", "otter")
 HIDDEN = (1, 2, 3)  # seeds of the hidden test
-MINUTES = 20  # that a star takes, roughly
 
 
 def solution(path: Path) -> tuple[list[str], dict[str, ast.FunctionDef]]:
@@ -47,7 +46,7 @@ def homework(lesson: Path, tool: str) -> nbformat.NotebookNode:
     own = sorted((name for name, one in EXERCISES.items() if one.notebook == number), key=lambda name: EXERCISES[name].stars)
     title = nbformat.read(lesson, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
     stars = sum(EXERCISES[name].stars for name in own)
-    head = f"# {title}: exercises\n\n{stars} points, one for a star; about {stars * MINUTES} minutes after the lesson, `{lesson.name}`. "
+    head = f"# {title}: exercises\n\n{stars} points, one for a star; after the lesson, `{lesson.name}`. "
     head += "Each test says what is wrong with an answer. Run the cell below first: it needs this project, `pip install -e .` in its folder."
     cells = [new_markdown_cell(head), new_code_cell("\n".join(imports))]
     if tool == "otter":

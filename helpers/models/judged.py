@@ -60,7 +60,7 @@ class JudgedFlowMap(FlowMap):
 
     def seen(self, images, labels):
         """Half a batch as the judge sees it: points in [-1, 1], and their labels where it is told them."""
-        half = len(images) // 2
+        half = (len(images) + 1) // 2
         return self.points(images[:half]), labels[:half] if self.labelled else None
 
     def judge_terms(self, images, labels=None) -> dict[str, torch.Tensor]:

@@ -187,10 +187,8 @@ def drawn(models: dict, sheets, names: list[str] | None = None) -> Explorer:
     def draw(models, sheet, paper):
         image = controls["paper"].image(paper, sheet)
         rebuilt = {name: model.decode(model.encode(image.to(model.device))).float().cpu() for name, model in models.items()}
-        strip, far = (
-            torch.cat([unit(image), *rebuilt.values()]),
-            {name: (found - unit(image)).square().mean().item() for name, found in rebuilt.items()},
-        )
+        far = {name: (found - unit(image)).square().mean().item() for name, found in rebuilt.items()}
+        strip = torch.cat([unit(image), *rebuilt.values()])
         caption = "mean squared error a pixel: " + ", ".join(f"{name} {error:.4f}" for name, error in far.items())
         return plots.labelled(strip, ["drawn", *rebuilt], 2 * scale_of(strip)), caption
 
@@ -207,10 +205,12 @@ def pen(model, sheets, classes, names: list[str] | None = None) -> Explorer:
     controls, (height, width) = _paper(sheets, names), sheets.shape[2:]
 
     def draw(model, sheet, paper):
-        log_p = model.class_log_probs(controls["paper"].image(paper, sheet).to(model.device))[0]
+        image = controls["paper"].image(paper, sheet).to(model.device)
+        log_p = model.class_log_probs(image)[0]
         bits = -(log_p.logsumexp(0).item() - math.log(len(classes))) / (height * width * math.log(2))
         shares = dict(zip(classes, log_p.softmax(0).tolist(), strict=True))
-        return plots.bars(shares), f"{bits:.3f} bits/dim, read as {max(shares, key=shares.get)}"
+        seen = plots.grid(image, scale=2 * scale_of(image)).convert("RGB")
+        return plots.beside(seen, plots.bars(shares)), f"{bits:.3f} bits/dim, read as {max(shares, key=shares.get)}"
 
     return Explorer(model, draw, controls)
 
